@@ -1,0 +1,378 @@
+"""The nouns of the program: frozen, without behaviour beyond their own arithmetic.
+
+Times are aware datetimes in UTC, durations are seconds, sizes are bytes, digests are lower-case
+hexadecimal SHA-256. Field names are PostgreSQL's and libpq's own words.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+GLOBALS = "@globals"
+"""Stands where a database's name would, for the roles and tablespaces of a server."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Secret:
+    """A value that shows itself only on demand."""
+
+    value: str
+
+    def reveal(self) -> str:
+        """Return the value; every use of this method is a place to review."""
+        return self.value
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    def __str__(self) -> str:
+        return "***"
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Server:
+    """One PostgreSQL server, as the configuration names it."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def local(self) -> bool:
+        """Whether the connection stays on this machine (a Unix socket folder or loopback)."""
+        return self.host.startswith("/") or self.host in {"localhost", "127.0.0.1", "::1"}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class DatabaseSpec:
+    """One database series: what is backed up, restored and kept together."""
+
+    host: str
+    port: int
+    dbname: str
+
+    @property
+    def server(self) -> Server:
+        """The server it lives on."""
+        return Server(self.host, self.port)
+
+    @property
+    def is_globals(self) -> bool:
+        """Whether this stands for a server's roles and tablespaces."""
+        return self.dbname == GLOBALS
+
+    def __str__(self) -> str:
+        return f"{self.server}/{self.dbname}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabasePattern:
+    """A line with a wildcard or an exclusion: `host/*`, `host/app_*`, `!host/name`."""
+
+    host: str
+    port: int
+    pattern: str
+    exclude: bool
+    line: int
+
+
+class Action(StrEnum):
+    """What a cron line asks for."""
+
+    BACKUP = "backup"
+    VERIFY = "verify"
+    PRUNE = "prune"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """A cron line: when (five fields or an @name), and what to do then."""
+
+    line: int
+    expression: str
+    user: str
+    action: Action
+    spec: str
+    filter: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """What to log in with; None leaves the choice to libpq's own ways."""
+
+    user: str | None
+    password: Secret | None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PgVersion:
+    """A PostgreSQL version since 10: major and minor."""
+
+    major: int
+    minor: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extension:
+    """An installed extension."""
+
+    name: str
+    version: str
+    schema: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseProperties:
+    """What pg_dump without --create leaves out, and a restore must bring back."""
+
+    owner: str = ""
+    acl: tuple[str, ...] | None = None
+    connection_limit: int = -1
+    comment: str | None = None
+    encoding: str = ""
+    locale_provider: str = ""
+    collate: str = ""
+    ctype: str = ""
+    locale: str | None = None
+    collation_version: str | None = None
+    tablespace: str = ""
+    is_template: bool = False
+    settings: tuple[tuple[str, str], ...] = ()
+    """(role or "" for all, `name=value`): ALTER DATABASE SET and ALTER ROLE IN DATABASE SET."""
+    security_labels: tuple[tuple[str, str], ...] = ()
+    """(provider, label)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a database is at the moment of its snapshot."""
+
+    server_version: PgVersion
+    size: int
+    in_recovery: bool
+    snapshot: str | None
+    properties: DatabaseProperties
+    roles: tuple[str, ...]
+    extensions: tuple[Extension, ...]
+    object_counts: Mapping[str, int]
+    unlogged: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyBlock:
+    """One COPY block of a dump: a table's rows, as pg_dump wrote them.
+
+    A table usually has one block; a partitioned root dumped through itself has one a partition.
+    `sha256` is over the lines between the COPY statement and the end marker.
+    """
+
+    schema: str
+    table: str
+    columns: tuple[str, ...]
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceValue:
+    """A sequence's state, as in setval()."""
+
+    schema: str
+    name: str
+    last_value: int
+    is_called: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LargeObject:
+    """A large object's content; `sha256` is over its bytes."""
+
+    oid: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpScan:
+    """What the scanner saw of a dump, once it has ended."""
+
+    bytes: int
+    encoding: str
+    blocks: tuple[CopyBlock, ...]
+    sequences: tuple[SequenceValue, ...]
+    large_objects: tuple[LargeObject, ...]
+    roles: tuple[str, ...]
+    outside_sha256: str
+    restricted: bool
+    problem: str
+    """Why the dump is not whole; empty when it is."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of all tables."""
+        return sum(block.rows for block in self.blocks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """A compressed dump on disk."""
+
+    name: str
+    bytes: int
+    sha256: str
+    compressor: str
+    level: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What is known of one backup; its JSON form lies beside the backup and is its proof.
+
+    `loads_into` is the lowest major version of PostgreSQL that the dump loads into.
+    `consistent` says that `object_counts`, `roles` and `extensions` were read in the very snapshot
+    that was dumped; otherwise they were read a moment before.
+    """
+
+    host: str
+    port: int
+    dbname: str
+    kind: str
+    run_id: str
+    started_at: datetime
+    finished_at: datetime
+    local_time: str
+    server_version: str
+    client_version: str
+    loads_into: int
+    file: StoredFile
+    sql_bytes: int
+    rows: int
+    encoding: str
+    outside_sha256: str
+    restricted: bool
+    in_recovery: bool = False
+    consistent: bool = True
+    database_bytes: int = 0
+    asyncbackup_version: str = ""
+    properties: DatabaseProperties = field(default_factory=DatabaseProperties)
+    roles: tuple[str, ...] = ()
+    extensions: tuple[Extension, ...] = ()
+    object_counts: Mapping[str, int] = field(default_factory=dict)
+    unlogged: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    sequences: tuple[SequenceValue, ...] = ()
+    large_objects: tuple[LargeObject, ...] = ()
+    tables: tuple[CopyBlock, ...] = ()
+
+    @property
+    def spec(self) -> DatabaseSpec:
+        """The series that it belongs to."""
+        return DatabaseSpec(self.host, self.port, self.dbname)
+
+
+class Tier(StrEnum):
+    """The folder that a backup lies in, which is what retention counts by."""
+
+    DATED = "dated"
+    DAILY = "daily"
+    WEEKLY = "weekly"
+    MONTHLY = "monthly"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backup:
+    """A backup file in the backup directory.
+
+    `good` means: ours with a valid manifest, or written by the tool of old, which has none.
+    `spec` is None where neither a manifest nor the name says for certain whose it is.
+    """
+
+    path: Path
+    core: str
+    tier: Tier
+    taken_at: datetime
+    bytes: int
+    good: bool
+    spec: DatabaseSpec | None = None
+    manifest: Manifest | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How many backups to keep of each series, by tier; tiers it does not name are left alone."""
+
+    keep: Mapping[Tier, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What retention decided about one backup, and why."""
+
+    backup: Backup
+    keep: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What retention decided about all backups of one series, newest first."""
+
+    decisions: tuple[Decision, ...]
+
+    @property
+    def keep(self) -> tuple[Backup, ...]:
+        """What stays."""
+        return tuple(d.backup for d in self.decisions if d.keep)
+
+    @property
+    def remove(self) -> tuple[Backup, ...]:
+        """What goes, newest first."""
+        return tuple(d.backup for d in self.decisions if not d.keep)
+
+
+class Status(StrEnum):
+    """How one database's journey ended."""
+
+    GOOD = "good"
+    FAILED = "failed"
+    LOCKED = "locked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One database's result in a run."""
+
+    spec: DatabaseSpec
+    status: Status
+    seconds: float
+    backup: Backup | None = None
+    removed: tuple[Path, ...] = ()
+    warnings: tuple[str, ...] = ()
+    error: str = ""
+    category: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A whole run's result."""
+
+    run_id: str
+    started_at: datetime
+    seconds: float
+    outcomes: tuple[Outcome, ...]
+    globals: tuple[Outcome, ...] = ()
+    warnings: tuple[str, ...] = ()

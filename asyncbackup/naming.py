@@ -1,0 +1,141 @@
+"""Identity to file name and back: the one place that knows what names look like.
+
+`<core>_<YYYY-MM-DD>_<HH-MM-SS>.sql.gz`, local time, as it has always been. The core is
+`<host>-<dbname>`; characters that a file name or a shell could stumble over are percent-encoded as
+UTF-8. Since a hyphen may stand in either part, two series can share that short core. Then the long
+one is used, which is injective: `<host>@<port>-<dbname>` with the host's own hyphens encoded. An
+unencoded `@` stands nowhere else but in `-@globals` and before the digest of a name that is too
+long for a file system.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from datetime import datetime
+from typing import NamedTuple
+from urllib.parse import quote, unquote
+
+from asyncbackup.model import GLOBALS, DatabaseSpec
+
+SUFFIX = ".sql.gz"
+PARTIAL = ".in_progress"
+MANIFEST = ".json"
+RECORD = ".verified.json"
+STAMP = "%Y-%m-%d_%H-%M-%S"
+
+# NAME_MAX is 255 bytes; "_2026-01-31_23-59-59" is 20, and ".sql.gz.verified.json" the longest tail.
+MAX_CORE = 255 - 20 - len(SUFFIX) - len(RECORD)
+_DIGEST = 32
+
+_NAME = re.compile(
+    r"(?P<core>.+)_(?P<stamp>\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2})" + re.escape(SUFFIX), re.DOTALL | re.ASCII
+)
+_LONG = re.compile(r"(?P<host>[^@-]+)@(?P<port>\d{1,5})-(?P<dbname>.+)", re.DOTALL | re.ASCII)
+_HASHED = re.compile(r".*@[0-9a-f]{%d}" % _DIGEST, re.DOTALL | re.ASCII)
+
+
+class ParsedName(NamedTuple):
+    """A backup's file name, taken apart; `stamp` is local time without a zone."""
+
+    core: str
+    stamp: datetime
+
+
+def _encode(text: str, *, hyphens: bool) -> str:
+    encoded = quote(text, safe="", errors="surrogateescape")  # leaves letters, digits and _ . - ~
+    encoded = encoded.replace("~", "%7E")
+    if not hyphens:
+        encoded = encoded.replace("-", "%2D")
+    if encoded[:1] in {".", "-"}:
+        encoded = f"%{ord(encoded[0]):02X}{encoded[1:]}"
+    return encoded
+
+
+def _fit(core: str) -> str:
+    if len(core) <= MAX_CORE:
+        return core
+    digest = hashlib.sha256(core.encode()).hexdigest()[:_DIGEST]
+    return f"{core[: MAX_CORE - _DIGEST - 1]}@{digest}"
+
+
+def _dbname(spec: DatabaseSpec) -> str:
+    return GLOBALS if spec.is_globals else _encode(spec.dbname, hyphens=True)
+
+
+def short_core(spec: DatabaseSpec) -> str:
+    """Return `<host>-<dbname>`, the name of old; not injective."""
+    return _fit(f"{_encode(spec.host, hyphens=True)}-{_dbname(spec)}")
+
+
+def long_core(spec: DatabaseSpec) -> str:
+    """Return `<host>@<port>-<dbname>`; injective over all specs."""
+    return _fit(f"{_encode(spec.host, hyphens=False)}@{spec.port}-{_dbname(spec)}")
+
+
+def legacy_core(spec: DatabaseSpec) -> str:
+    """Return the core exactly as the bash tool wrote it, unencoded."""
+    return f"{spec.host}-{spec.dbname}"
+
+
+def core(spec: DatabaseSpec, configured: Iterable[DatabaseSpec]) -> str:
+    """Return the core to write: short, unless another configured series would share it.
+
+    Cores that differ only in case count as shared, for volumes that do not tell them apart.
+    """
+    short = short_core(spec).casefold()
+    shared = any(other != spec and short_core(other).casefold() == short for other in configured)
+    return long_core(spec) if shared else short_core(spec)
+
+
+def cores(configured: Iterable[DatabaseSpec]) -> dict[DatabaseSpec, str]:
+    """Return what `core` says of each configured series, in one pass over them all."""
+    specs = set(configured)
+    count: dict[str, int] = {}
+    for spec in specs:
+        folded = short_core(spec).casefold()
+        count[folded] = count.get(folded, 0) + 1
+    return {
+        spec: long_core(spec) if count[short_core(spec).casefold()] > 1 else short_core(spec)
+        for spec in specs
+    }
+
+
+def backup_name(core: str, when: datetime) -> str:
+    """Return the file name of a backup; `when` is local time."""
+    return f"{core}_{when.strftime(STAMP)}{SUFFIX}"
+
+
+def parse_name(name: str) -> ParsedName | None:
+    """Take a backup's file name apart, or return None for anything that is not exactly one."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    try:
+        stamp = datetime.strptime(match["stamp"], STAMP)  # noqa: DTZ007 - file names carry local time
+    except ValueError:
+        return None
+    return ParsedName(match["core"], stamp)
+
+
+def parse_long_core(core: str) -> DatabaseSpec | None:
+    """Return the series that a long core names, or None when it is not a long one."""
+    match = _LONG.fullmatch(core)
+    if match is None or _HASHED.fullmatch(core):
+        return None
+    dbname = match["dbname"]
+    name = GLOBALS if dbname == GLOBALS else unquote(dbname, errors="surrogateescape")
+    spec = DatabaseSpec(unquote(match["host"], errors="surrogateescape"), int(match["port"]), name)
+    return spec if long_core(spec) == core else None
+
+
+def owners(core: str, candidates: Iterable[DatabaseSpec]) -> tuple[DatabaseSpec, ...]:
+    """Return every candidate series that a file of this core, having no manifest, could belong to.
+
+    More than one means that nobody can tell, and nothing may be removed on the strength of it.
+    """
+    exact = parse_long_core(core)
+    if exact is not None:
+        return (exact,)
+    return tuple(
+        spec for spec in dict.fromkeys(candidates) if core in {short_core(spec), legacy_core(spec)}
+    )
