@@ -10,8 +10,11 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-GLOBALS = "@globals"
-"""Stands where a database's name would, for the roles and tablespaces of a server."""
+GLOBALS = ""
+"""Stands where a database's name would, for a server's roles and tablespaces; no database has it."""
+
+GLOBALS_LABEL = "@globals"
+"""How that is shown and written in file names; there, an @ in a real name is always encoded."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -70,7 +73,7 @@ class DatabaseSpec:
         return self.dbname == GLOBALS
 
     def __str__(self) -> str:
-        return f"{self.server}/{self.dbname}"
+        return f"{self.server}/{self.dbname or GLOBALS_LABEL}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from asyncbackup.model import GLOBALS, DatabaseSpec
+from asyncbackup.model import GLOBALS, GLOBALS_LABEL, DatabaseSpec
 
 SUFFIX = ".sql.gz"
 PARTIAL = ".in_progress"
@@ -59,7 +59,7 @@ def _fit(core: str) -> str:
 
 
 def _dbname(spec: DatabaseSpec) -> str:
-    return GLOBALS if spec.is_globals else _encode(spec.dbname, hyphens=True)
+    return GLOBALS_LABEL if spec.is_globals else _encode(spec.dbname, hyphens=True)
 
 
 def short_core(spec: DatabaseSpec) -> str:
@@ -73,8 +73,8 @@ def long_core(spec: DatabaseSpec) -> str:
 
 
 def legacy_core(spec: DatabaseSpec) -> str:
-    """Return the core exactly as the bash tool wrote it, unencoded."""
-    return f"{spec.host}-{spec.dbname}"
+    """Return the core exactly as the bash tool wrote it, unencoded; it wrote none for globals."""
+    return f"{spec.host}-{spec.dbname or GLOBALS_LABEL}"
 
 
 def core(spec: DatabaseSpec, configured: Iterable[DatabaseSpec]) -> str:
@@ -123,7 +123,7 @@ def parse_long_core(core: str) -> DatabaseSpec | None:
     if match is None or _HASHED.fullmatch(core):
         return None
     dbname = match["dbname"]
-    name = GLOBALS if dbname == GLOBALS else unquote(dbname, errors="surrogateescape")
+    name = GLOBALS if dbname == GLOBALS_LABEL else unquote(dbname, errors="surrogateescape")
     spec = DatabaseSpec(unquote(match["host"], errors="surrogateescape"), int(match["port"]), name)
     return spec if long_core(spec) == core else None
 
