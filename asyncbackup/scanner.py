@@ -1,0 +1,496 @@
+r"""Reads a plain dump as it streams by: rows and digests of every table, and whether it is whole.
+
+This is a lexer for what pg_dump writes, not for all SQL. It knows quotes, dollar quotes, comments and
+COPY data, so that text inside them that looks like a marker is only text. It is a judge of
+completeness, not a wall against attackers: that is psql's restricted mode and a current client.
+
+Three rules of the formats it leans on:
+
+- In COPY's text format a newline ends a row and nothing else, and a line of just `\.` ends the data
+  (PostgreSQL documentation, COPY, File Formats).
+- A whole dump ends with the comment `-- PostgreSQL database dump complete`, and if it began with
+  `\restrict <key>`, with `\unrestrict <key>` of the same key after it; pg_dumpall has the two the
+  other way round. Nothing at all follows but the line ends that pg_dump writes.
+- pg_dump begins each of its statements in the first column.
+"""
+
+import hashlib
+import re
+from binascii import unhexlify
+from collections.abc import Callable, Iterator
+
+from asyncbackup.model import CopyBlock, DumpScan, LargeObject, SequenceValue
+
+_TOKEN = re.compile(rb"""['"\\;]|--|/\*|\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?\$""")
+_SPACE = re.compile(rb"[ \t\r\n]*")
+_ESCAPED = re.compile(rb"[\\']")
+_COMMENT = re.compile(rb"/\*|\*/")
+_WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_$") | frozenset(
+    range(128, 256)
+)
+
+_END_OF_COPY = b"\n\\.\n"
+_LO_WRITE = b"SELECT pg_catalog.lowrite(0, '\\x"
+_COMPLETE = {
+    b"-- PostgreSQL database dump complete": True,
+    b"-- PostgreSQL database cluster dump complete": False,
+}
+"""The trailer's comment, and whether \\unrestrict comes after it."""
+
+_MAX_WORD = 200  # held back at a chunk's end, so that E'...' and $tag$ are seen whole
+_MAX_LINE = 4096  # of a comment or a psql command; longer ones are none that matter
+_MAX_STATEMENT = 1 << 20  # kept to be understood; 1,600 columns of 63 quoted bytes fit well
+_TAIL = 256
+
+_IDENT = rb'(?:"(?:[^"]|"")+"|[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*)'
+_COPY = re.compile(rb"COPY (%b)\.(%b) (?:\((.*)\) )? ?FROM stdin;" % (_IDENT, _IDENT), re.DOTALL)
+_COLUMN = re.compile(rb"(%b)(?:, |\Z)" % _IDENT, re.DOTALL)
+_SETVAL = re.compile(rb"SELECT pg_catalog\.setval\('((?:[^']|'')+)', (-?\d+), (true|false)\);", re.DOTALL)
+_QUALIFIED = re.compile(rb"(%b)\.(%b)" % (_IDENT, _IDENT), re.DOTALL)
+_LO_OPEN = re.compile(rb"SELECT pg_catalog\.lo_open\('(\d+)', \d+\);")
+_ENCODING = re.compile(rb"SET client_encoding = '([^']*)';")
+_RESTRICT = re.compile(rb"\\(un)?restrict ([A-Za-z0-9]+)\n")
+_OWNER = re.compile(rb"ALTER .* OWNER TO (%b);\Z" % _IDENT, re.DOTALL)
+_NAMED = re.compile(
+    rb"(?:SET SESSION AUTHORIZATION|ALTER DEFAULT PRIVILEGES FOR ROLE|CREATE USER MAPPING FOR"
+    rb"|CREATE ROLE) (%b)" % _IDENT,
+    re.DOTALL,
+)
+_GRANT = re.compile(
+    rb"(?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES) .* (?:TO|FROM) (%b)[^\"]*;\Z" % _IDENT, re.DOTALL
+)
+_POLICY = re.compile(rb"CREATE POLICY .*? TO (%b(?:, %b)*)" % (_IDENT, _IDENT), re.DOTALL)
+_ROLE_STATEMENTS = (
+    b"ALTER ",
+    b"SET SESSION ",
+    b"CREATE USER ",
+    b"CREATE ROLE ",
+    b"GRANT ",
+    b"REVOKE ",
+    b"CREATE POLICY ",
+)
+
+# PostgreSQL's encodings that Python knows under another name. What has no codec here (SQL_ASCII,
+# MULE_INTERNAL ...) is read byte for byte as LATIN1, which loses nothing and can be turned back.
+_CODECS = {
+    "UTF8": "utf-8", "LATIN1": "latin-1", "LATIN2": "iso8859-2", "LATIN3": "iso8859-3",
+    "LATIN4": "iso8859-4", "LATIN5": "iso8859-9", "LATIN6": "iso8859-10", "LATIN7": "iso8859-13",
+    "LATIN8": "iso8859-14", "LATIN9": "iso8859-15", "LATIN10": "iso8859-16", "ISO_8859_5": "iso8859-5",
+    "ISO_8859_6": "iso8859-6", "ISO_8859_7": "iso8859-7", "ISO_8859_8": "iso8859-8",
+    "KOI8R": "koi8-r", "KOI8U": "koi8-u", "WIN866": "cp866", "WIN874": "cp874", "WIN1250": "cp1250",
+    "WIN1251": "cp1251", "WIN1252": "cp1252", "WIN1253": "cp1253", "WIN1254": "cp1254",
+    "WIN1255": "cp1255", "WIN1256": "cp1256", "WIN1257": "cp1257", "WIN1258": "cp1258",
+    "EUC_JP": "euc_jp", "EUC_KR": "euc_kr", "EUC_CN": "gb2312", "EUC_JIS_2004": "euc_jis_2004",
+}  # fmt: skip
+
+
+def codec(encoding: str) -> str:
+    """Return the Python codec in which names of a dump in this PostgreSQL encoding are read."""
+    return _CODECS.get(encoding, "latin-1")
+
+
+class Scanner:
+    """Takes a dump in chunks of any size; the verdict does not depend on where they are cut.
+
+    Memory is bounded by one statement (1 MiB of it) and the list of tables, not by the dump.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        """Bytes of SQL seen so far."""
+        self.rows = 0
+        """Rows seen so far, for a progress display."""
+        self._carry = b""
+        self._tail = b""
+        self._step: Callable[[bytes | bytearray, int, int], int] = self._sql
+        self._view = memoryview(b"")
+        self._problem = ""
+        self._encoding = "SQL_ASCII"
+        self._outside = hashlib.sha256()
+        # The statement that is open, and whether it began in the first column.
+        self._open = False
+        self._statement = bytearray()
+        self._quote = b""
+        self._depth = 0
+        # COPY and large objects
+        self._block: tuple[str, str, tuple[str, ...]] = ("", "", ())
+        self._digest = hashlib.sha256()
+        self._block_rows = self._block_bytes = 0
+        self._line_start = True
+        self._lo_oid = -1
+        self._odd_digit = b""
+        self._blocks: list[CopyBlock] = []
+        self._sequences: list[SequenceValue] = []
+        self._large_objects: list[LargeObject] = []
+        self._roles: dict[bytes, None] = {}
+        # the frame
+        self._key: bytes | None = None
+        self._unrestricted = False
+        self._complete_at = -1
+        self._key_follows = False
+
+    def feed(self, data: bytes | bytearray, end: int | None = None) -> None:
+        """Read the next bytes of the dump, `data[:end]`."""
+        end = len(data) if end is None else end
+        if self._carry:
+            data = self._carry + data[:end]
+            end = len(data)
+            self._carry = b""
+        position = 0
+        with memoryview(data) as view:
+            self._view = view
+            while position < end:
+                reached = self._step(data, position, end)
+                if reached == position:
+                    break  # the rest can only be understood together with what comes next
+                position = reached
+            self._view = memoryview(b"")
+        self.bytes += position
+        self._tail = (self._tail + data[max(0, position - _TAIL) : position])[-_TAIL:]
+        self._carry = bytes(data[position:end])
+
+    def finish(self) -> DumpScan:
+        """Return the verdict at the end of the stream."""
+        return DumpScan(
+            bytes=self.bytes + len(self._carry),
+            encoding=self._encoding,
+            blocks=tuple(self._blocks),
+            sequences=tuple(self._sequences),
+            large_objects=tuple(self._large_objects),
+            roles=tuple(sorted(self._name(role) for role in self._roles)),
+            outside_sha256=self._outside.hexdigest(),
+            restricted=self._key is not None,
+            problem=self._problem or self._unfinished(),
+        )
+
+    def _unfinished(self) -> str:
+        if not self.bytes and not self._carry:
+            return "the dump is empty"
+        if self._step == self._copy:
+            return f"the dump ends inside the rows of {self._block[0]}.{self._block[1]}"
+        if self._open or self._step != self._sql:
+            return "the dump ends inside a statement"
+        if self._complete_at < 0:
+            return "the dump lacks its trailer (database dump complete)"
+        expected = b"\n--\n\n"
+        if self._key is not None and self._key_follows:
+            expected += b"\\unrestrict " + self._key + b"\n\n"
+        after = self.bytes + len(self._carry) - self._complete_at
+        if after != len(expected) or (self._tail + self._carry)[-after:] != expected:
+            return "the dump does not end with its trailer"
+        if self._key is not None and not self._unrestricted:
+            return "the dump lacks its \\unrestrict line"
+        return ""
+
+    def _fail(self, problem: str) -> None:
+        self._problem = self._problem or problem
+
+    def _name(self, identifier: bytes) -> str:
+        if identifier.startswith(b'"'):
+            identifier = identifier[1:-1].replace(b'""', b'"')
+        try:
+            return identifier.decode(codec(self._encoding))
+        except UnicodeDecodeError:
+            return identifier.decode("latin-1")
+
+    # Each of the following takes data[position:end] and returns how far it got. Getting nowhere means
+    # that it needs more to decide. What it passes, it has hashed once: into the digest of a table, of
+    # a large object, or of everything outside them.
+
+    def _pass(self, position: int, to: int) -> None:
+        """Hash bytes outside COPY, and keep them if they belong to an open statement."""
+        piece = self._view[position:to]
+        self._outside.update(piece)
+        if self._open and len(self._statement) < _MAX_STATEMENT:
+            self._statement += piece
+
+    def _sql(self, data: bytes | bytearray, position: int, end: int) -> int:
+        if not self._open:
+            return self._between(data, position, end)
+        token = _TOKEN.search(data, position, end)
+        if token is None:
+            return self._hold_word(data, position, end)
+        start, after = token.span()
+        first = data[start]
+        if first == 0x24:  # $
+            if start and data[start - 1] in _WORD:  # part of a name such as a$b$c
+                after = start + 1
+            else:
+                self._quote = token.group()
+                self._step = self._dollar
+        elif first in b"'\"":
+            escapes = first == 0x27 and start > 0 and data[start - 1] in b"eE"
+            if escapes and (start < 2 or data[start - 2] not in _WORD):
+                self._step = self._escape_quote
+            else:
+                self._quote = token.group()
+                self._step = self._plain_quote
+        elif first == 0x2D:  # --
+            self._step = self._line_comment
+        elif first == 0x2F:  # /*
+            self._depth, self._step = 1, self._block_comment
+        elif first == 0x5C:  # \
+            self._fail("the dump has a psql command inside a statement")
+        else:  # ;
+            self._pass(position, start)
+            if after == end and self._statement.startswith(b"COPY "):
+                return start  # the rows begin behind the line end, which has not arrived yet
+            self._pass(start, after)
+            return self._end_statement(data, after)
+        self._pass(position, after)
+        return after
+
+    def _hold_word(self, data: bytes | bytearray, position: int, end: int) -> int:
+        held = 0
+        while held < _MAX_WORD and end - held > position and data[end - held - 1] in _WORD:
+            held += 1
+        if not held and data[end - 1] in b"-/":
+            held = 1
+        self._pass(position, end - held)
+        return end - held
+
+    def _between(self, data: bytes | bytearray, position: int, end: int) -> int:
+        space = _SPACE.match(data, position, end)
+        start = space.end() if space else position
+        if start > position:
+            self._pass(position, start)
+            return start
+        before = data[start - 1] if start else (self._tail[-1] if self._tail else 0x0A)
+        two = data[start : start + 2]
+        if two in (b"-", b"/"):
+            return position
+        if two == b"--" or data[start] == 0x5C:
+            return self._whole_line(data, start, end)
+        if two == b"/*":
+            self._depth, self._step = 1, self._block_comment
+            self._pass(start, start + 2)
+            return start + 2
+        here = data[start : min(end, start + len(_LO_WRITE))]
+        if before == 0x0A and here == _LO_WRITE:
+            self._open = True
+            self._pass(start, start + len(here))
+            self._odd_digit = b""
+            self._step = self._large_object
+            return start + len(here)
+        if len(here) < len(_LO_WRITE) and _LO_WRITE.startswith(here):
+            return position
+        self._open = True
+        if before != 0x0A:
+            # Not a statement of pg_dump's own, but part of a body: understand nothing of it.
+            self._statement += b" "
+        return self._sql(data, start, end)
+
+    def _whole_line(self, data: bytes | bytearray, start: int, end: int) -> int:
+        newline = data.find(b"\n", start, end)
+        if newline < 0:
+            if end - start < _MAX_LINE:
+                return start
+            self._step = self._line_comment
+            return start
+        line = bytes(data[start : newline + 1])
+        if line.startswith(b"\\"):
+            if self._command(line):
+                return newline + 1  # left out of the digest: its key is random
+        elif line[:-1] in _COMPLETE:
+            self._complete_at = self.bytes + newline
+            self._key_follows = _COMPLETE[line[:-1]]
+        self._pass(start, newline + 1)
+        return newline + 1
+
+    def _command(self, line: bytes) -> bool:
+        match = _RESTRICT.fullmatch(line)
+        if match is None:
+            self._fail("the dump has a psql command other than \\restrict")
+            return False
+        if match[1] is None:
+            if self._key is not None or self._encoding != "SQL_ASCII":
+                self._fail("the dump has a \\restrict line where none may be")
+            self._key = match[2]
+        else:
+            if match[2] != self._key or self._unrestricted:
+                self._fail("the dump has an \\unrestrict line that does not match")
+            self._unrestricted = True
+        return True
+
+    def _plain_quote(self, data: bytes | bytearray, position: int, end: int) -> int:
+        # A doubled quote closes and opens again, which comes to the same.
+        found = data.find(self._quote, position, end)
+        if found < 0:
+            self._pass(position, end)
+            return end
+        self._step = self._sql
+        self._pass(position, found + 1)
+        return found + 1
+
+    def _escape_quote(self, data: bytes | bytearray, position: int, end: int) -> int:
+        found = _ESCAPED.search(data, position, end)
+        if found is None:
+            self._pass(position, end)
+            return end
+        at = found.start()
+        if at + 1 == end:
+            self._pass(position, at)
+            return at
+        if data[at] == 0x5C or data[at + 1] == 0x27:
+            at += 1
+        else:
+            self._step = self._sql
+        self._pass(position, at + 1)
+        return at + 1
+
+    def _dollar(self, data: bytes | bytearray, position: int, end: int) -> int:
+        found = data.find(self._quote, position, end)
+        if found < 0:
+            to = max(position, end - len(self._quote) + 1)
+            self._pass(position, to)
+            return to
+        self._step = self._sql
+        to = found + len(self._quote)
+        self._pass(position, to)
+        return to
+
+    def _line_comment(self, data: bytes | bytearray, position: int, end: int) -> int:
+        found = data.find(b"\n", position, end)
+        if found >= 0:
+            self._step = self._sql
+        to = end if found < 0 else found + 1
+        self._pass(position, to)
+        return to
+
+    def _block_comment(self, data: bytes | bytearray, position: int, end: int) -> int:
+        found = _COMMENT.search(data, position, end)
+        if found is None:
+            to = end - 1 if data[end - 1] in b"/*" else end
+            self._pass(position, to)
+            return to
+        self._depth += 1 if found.group() == b"/*" else -1
+        if not self._depth:
+            self._step = self._sql
+        self._pass(position, found.end())
+        return found.end()
+
+    def _large_object(self, data: bytes | bytearray, position: int, end: int) -> int:
+        found = data.find(b"'", position, end)
+        to = end if found < 0 else found
+        digits = self._odd_digit + data[position:to]
+        even = len(digits) & ~1
+        self._odd_digit = bytes(digits[even:])
+        try:
+            content = unhexlify(digits[:even])
+        except ValueError:
+            self._fail("the dump has a large object that is not hexadecimal")
+            content = b""
+        self._digest.update(content)
+        self._block_bytes += len(content)
+        if found < 0:
+            return to
+        self._step = self._sql
+        self._pass(to, to + 1)
+        return to + 1
+
+    def _copy(self, data: bytes | bytearray, position: int, end: int) -> int:
+        if self._line_start:
+            here = data[position : min(end, position + 3)]
+            if here == b"\\.\n":
+                return self._end_copy(position)
+            if len(here) < 3 and b"\\.\n".startswith(here):
+                return position
+        # Backwards is twice as fast, and inside a large table the answer is no either way.
+        found = data.rfind(_END_OF_COPY, position, end)
+        if found >= 0:
+            found = data.find(_END_OF_COPY, position, end)
+            self._take_rows(data, position, found + 1)
+            return self._end_copy(found + 1)
+        to = end
+        for held in (1, 2):
+            if end - position > held and data[end - held - 1 : end] == _END_OF_COPY[: held + 1]:
+                to = end - held
+        self._take_rows(data, position, to)
+        self._line_start = data[to - 1] == 0x0A
+        return to
+
+    def _take_rows(self, data: bytes | bytearray, position: int, to: int) -> None:
+        rows = data.count(b"\n", position, to)
+        self._digest.update(self._view[position:to])
+        self._block_rows += rows
+        self._block_bytes += to - position
+        self.rows += rows
+
+    def _end_copy(self, marker: int) -> int:
+        schema, table, columns = self._block
+        self._blocks.append(
+            CopyBlock(
+                schema=schema,
+                table=table,
+                columns=columns,
+                rows=self._block_rows,
+                bytes=self._block_bytes,
+                sha256=self._digest.hexdigest(),
+            )
+        )
+        self._outside.update(self._view[marker : marker + 3])
+        self._step = self._sql
+        return marker + 3
+
+    def _begin_digest(self) -> None:
+        self._digest = hashlib.sha256()
+        self._block_rows = self._block_bytes = 0
+
+    def _end_statement(self, data: bytes | bytearray, after: int) -> int:
+        statement = bytes(self._statement)
+        self._open = False
+        self._statement.clear()
+        if self._complete_at >= 0:
+            self._complete_at = -1  # a statement follows: that was not the trailer
+        if statement.startswith(b"COPY "):
+            return self._begin_copy(statement, data, after)
+        if statement.startswith(b"SELECT pg_catalog."):
+            self._call(statement)
+        elif statement.startswith(b"SET client_encoding"):
+            match = _ENCODING.fullmatch(statement)
+            self._encoding = match[1].decode("ascii", "replace") if match else self._encoding
+        elif statement.startswith(_ROLE_STATEMENTS):
+            self._roles.update(dict.fromkeys(_roles(statement)))
+        return after
+
+    def _begin_copy(self, statement: bytes, data: bytes | bytearray, after: int) -> int:
+        match = _COPY.fullmatch(statement)
+        if match is None or data[after] != 0x0A:
+            self._fail("the dump has a COPY statement of an unknown form")
+            return after
+        columns = tuple(self._name(c[1]) for c in _COLUMN.finditer(match[3] or b""))
+        self._block = (self._name(match[1]), self._name(match[2]), columns)
+        self._begin_digest()
+        self._line_start = True
+        self._step = self._copy
+        self._outside.update(b"\n")
+        return after + 1
+
+    def _call(self, statement: bytes) -> None:
+        if match := _SETVAL.fullmatch(statement):
+            name = _QUALIFIED.fullmatch(match[1].replace(b"''", b"'"))
+            if name is None:
+                self._fail("the dump has a setval of an unknown form")
+                return
+            self._sequences.append(
+                SequenceValue(
+                    schema=self._name(name[1]),
+                    name=self._name(name[2]),
+                    last_value=int(match[2]),
+                    is_called=match[3] == b"true",
+                )
+            )
+        elif match := _LO_OPEN.fullmatch(statement):
+            self._lo_oid = int(match[1])
+            self._begin_digest()
+        elif statement.startswith(b"SELECT pg_catalog.lo_close(") and self._lo_oid >= 0:
+            self._large_objects.append(
+                LargeObject(oid=self._lo_oid, bytes=self._block_bytes, sha256=self._digest.hexdigest())
+            )
+            self._lo_oid = -1
+
+
+def _roles(statement: bytes) -> Iterator[bytes]:
+    for pattern in (_OWNER, _NAMED, _GRANT, _POLICY):
+        if match := pattern.match(statement):
+            yield from (m[1] for m in _COLUMN.finditer(match[1]) if m[1].upper() != b"PUBLIC")
