@@ -3,9 +3,10 @@
 `<core>_<YYYY-MM-DD>_<HH-MM-SS>.sql.gz`, local time, as it has always been. The core is
 `<host>-<dbname>`; characters that a file name or a shell could stumble over are percent-encoded as
 UTF-8. Since a hyphen may stand in either part, two series can share that short core. Then the long
-one is used, which is injective: `<host>@<port>-<dbname>` with the host's own hyphens encoded. An
-unencoded `@` stands nowhere else but in `-@globals` and before the digest of a name that is too
-long for a file system.
+one is used, which is injective: `<host>@<port>-<dbname>` with the host's own hyphens encoded, and
+capitals too, so that it stays so on a volume that takes `A` and `a` for the same. An unencoded `@`
+stands nowhere else but in `-@globals` and before the digest of a name that is too long for a file
+system.
 """
 
 import hashlib
@@ -28,10 +29,17 @@ MAX_CORE = 255 - 20 - len(SUFFIX) - len(RECORD)
 _DIGEST = 32
 
 _NAME = re.compile(
-    r"(?P<core>.+)_(?P<stamp>\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2})" + re.escape(SUFFIX), re.DOTALL | re.ASCII
+    # Hidden files are other programs' notes: `._x` of macOS, `.x.swp`, what rsync has not finished.
+    r"(?P<core>(?!\.)[^/\0]+)_(?P<stamp>\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2})" + re.escape(SUFFIX),
+    re.ASCII,
 )
 _LONG = re.compile(r"(?P<host>[^@-]+)@(?P<port>\d{1,5})-(?P<dbname>.+)", re.DOTALL | re.ASCII)
-_HASHED = re.compile(r".*@[0-9a-f]{%d}" % _DIGEST, re.DOTALL | re.ASCII)
+_HASHED = re.compile(rf".*@[0-9a-f]{{{_DIGEST}}}", re.DOTALL | re.ASCII)
+
+# What is encoded beyond quote(); an escape that it wrote is stepped over, its digits are no capitals.
+_SHORT_EXTRA = re.compile(r"%..|(~|^[.-])")
+_LONG_EXTRA = re.compile(r"%..|([~A-Z]|^[.-])")
+_LONG_HOST_EXTRA = re.compile(r"%..|([~A-Z-]|^\.)")
 
 
 class ParsedName(NamedTuple):
@@ -41,14 +49,9 @@ class ParsedName(NamedTuple):
     stamp: datetime
 
 
-def _encode(text: str, *, hyphens: bool) -> str:
+def _encode(text: str, extra: re.Pattern[str]) -> str:
     encoded = quote(text, safe="", errors="surrogateescape")  # leaves letters, digits and _ . - ~
-    encoded = encoded.replace("~", "%7E")
-    if not hyphens:
-        encoded = encoded.replace("-", "%2D")
-    if encoded[:1] in {".", "-"}:
-        encoded = f"%{ord(encoded[0]):02X}{encoded[1:]}"
-    return encoded
+    return extra.sub(lambda match: f"%{ord(match[1]):02X}" if match[1] else match[0], encoded)
 
 
 def _fit(core: str) -> str:
@@ -58,18 +61,18 @@ def _fit(core: str) -> str:
     return f"{core[: MAX_CORE - _DIGEST - 1]}@{digest}"
 
 
-def _dbname(spec: DatabaseSpec) -> str:
-    return GLOBALS_LABEL if spec.is_globals else _encode(spec.dbname, hyphens=True)
+def _dbname(spec: DatabaseSpec, extra: re.Pattern[str]) -> str:
+    return GLOBALS_LABEL if spec.is_globals else _encode(spec.dbname, extra)
 
 
 def short_core(spec: DatabaseSpec) -> str:
     """Return `<host>-<dbname>`, the name of old; not injective."""
-    return _fit(f"{_encode(spec.host, hyphens=True)}-{_dbname(spec)}")
+    return _fit(f"{_encode(spec.host, _SHORT_EXTRA)}-{_dbname(spec, _SHORT_EXTRA)}")
 
 
 def long_core(spec: DatabaseSpec) -> str:
-    """Return `<host>@<port>-<dbname>`; injective over all specs."""
-    return _fit(f"{_encode(spec.host, hyphens=False)}@{spec.port}-{_dbname(spec)}")
+    """Return `<host>@<port>-<dbname>`; injective over all specs, even where case is ignored."""
+    return _fit(f"{_encode(spec.host, _LONG_HOST_EXTRA)}@{spec.port}-{_dbname(spec, _LONG_EXTRA)}")
 
 
 def legacy_core(spec: DatabaseSpec) -> str:
@@ -136,6 +139,9 @@ def owners(core: str, candidates: Iterable[DatabaseSpec]) -> tuple[DatabaseSpec,
     exact = parse_long_core(core)
     if exact is not None:
         return (exact,)
+    # A long core that had to be shortened cannot be read back, only compared.
     return tuple(
-        spec for spec in dict.fromkeys(candidates) if core in {short_core(spec), legacy_core(spec)}
+        spec
+        for spec in dict.fromkeys(candidates)
+        if core in {short_core(spec), long_core(spec), legacy_core(spec)}
     )
