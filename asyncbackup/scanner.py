@@ -17,8 +17,9 @@ Three rules of the formats it leans on:
 import hashlib
 import re
 from binascii import unhexlify
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
+from asyncbackup import statements
 from asyncbackup.model import CopyBlock, DumpScan, LargeObject, SequenceValue
 
 _TOKEN = re.compile(rb"""['"\\;]|--|/\*|\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?\$""")
@@ -42,51 +43,7 @@ _MAX_LINE = 4096  # of a comment or a psql command; longer ones are none that ma
 _MAX_STATEMENT = 1 << 20  # kept to be understood; 1,600 columns of 63 quoted bytes fit well
 _TAIL = 256
 
-_IDENT = rb'(?:"(?:[^"]|"")+"|[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*)'
-_COPY = re.compile(rb"COPY (%b)\.(%b) (?:\((.*)\) )? ?FROM stdin;" % (_IDENT, _IDENT), re.DOTALL)
-_COLUMN = re.compile(rb"(%b)(?:, |\Z)" % _IDENT, re.DOTALL)
-_SETVAL = re.compile(rb"SELECT pg_catalog\.setval\('((?:[^']|'')+)', (-?\d+), (true|false)\);", re.DOTALL)
-_QUALIFIED = re.compile(rb"(%b)\.(%b)" % (_IDENT, _IDENT), re.DOTALL)
-_LO_OPEN = re.compile(rb"SELECT pg_catalog\.lo_open\('(\d+)', \d+\);")
-_ENCODING = re.compile(rb"SET client_encoding = '([^']*)';")
 _RESTRICT = re.compile(rb"\\(un)?restrict ([A-Za-z0-9]+)\n")
-_OWNER = re.compile(rb"ALTER .* OWNER TO (%b);\Z" % _IDENT, re.DOTALL)
-_NAMED = re.compile(
-    rb"(?:SET SESSION AUTHORIZATION|ALTER DEFAULT PRIVILEGES FOR ROLE|CREATE USER MAPPING FOR"
-    rb"|CREATE ROLE) (%b)" % _IDENT,
-    re.DOTALL,
-)
-_GRANT = re.compile(
-    rb"(?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES) .* (?:TO|FROM) (%b)[^\"]*;\Z" % _IDENT, re.DOTALL
-)
-_POLICY = re.compile(rb"CREATE POLICY .*? TO (%b(?:, %b)*)" % (_IDENT, _IDENT), re.DOTALL)
-_ROLE_STATEMENTS = (
-    b"ALTER ",
-    b"SET SESSION ",
-    b"CREATE USER ",
-    b"CREATE ROLE ",
-    b"GRANT ",
-    b"REVOKE ",
-    b"CREATE POLICY ",
-)
-
-# PostgreSQL's encodings that Python knows under another name. What has no codec here (SQL_ASCII,
-# MULE_INTERNAL ...) is read byte for byte as LATIN1, which loses nothing and can be turned back.
-_CODECS = {
-    "UTF8": "utf-8", "LATIN1": "latin-1", "LATIN2": "iso8859-2", "LATIN3": "iso8859-3",
-    "LATIN4": "iso8859-4", "LATIN5": "iso8859-9", "LATIN6": "iso8859-10", "LATIN7": "iso8859-13",
-    "LATIN8": "iso8859-14", "LATIN9": "iso8859-15", "LATIN10": "iso8859-16", "ISO_8859_5": "iso8859-5",
-    "ISO_8859_6": "iso8859-6", "ISO_8859_7": "iso8859-7", "ISO_8859_8": "iso8859-8",
-    "KOI8R": "koi8-r", "KOI8U": "koi8-u", "WIN866": "cp866", "WIN874": "cp874", "WIN1250": "cp1250",
-    "WIN1251": "cp1251", "WIN1252": "cp1252", "WIN1253": "cp1253", "WIN1254": "cp1254",
-    "WIN1255": "cp1255", "WIN1256": "cp1256", "WIN1257": "cp1257", "WIN1258": "cp1258",
-    "EUC_JP": "euc_jp", "EUC_KR": "euc_kr", "EUC_CN": "gb2312", "EUC_JIS_2004": "euc_jis_2004",
-}  # fmt: skip
-
-
-def codec(encoding: str) -> str:
-    """Return the Python codec in which names of a dump in this PostgreSQL encoding are read."""
-    return _CODECS.get(encoding, "latin-1")
 
 
 class Scanner:
@@ -157,7 +114,7 @@ class Scanner:
             blocks=tuple(self._blocks),
             sequences=tuple(self._sequences),
             large_objects=tuple(self._large_objects),
-            roles=tuple(sorted(self._name(role) for role in self._roles)),
+            roles=tuple(sorted(statements.name(role, self._encoding) for role in self._roles)),
             outside_sha256=self._outside.hexdigest(),
             restricted=self._key is not None,
             problem=self._problem or self._unfinished(),
@@ -184,14 +141,6 @@ class Scanner:
 
     def _fail(self, problem: str) -> None:
         self._problem = self._problem or problem
-
-    def _name(self, identifier: bytes) -> str:
-        if identifier.startswith(b'"'):
-            identifier = identifier[1:-1].replace(b'""', b'"')
-        try:
-            return identifier.decode(codec(self._encoding))
-        except UnicodeDecodeError:
-            return identifier.decode("latin-1")
 
     # Each of the following takes data[position:end] and returns how far it got. Getting nowhere means
     # that it needs more to decide. What it passes, it has hashed once: into the digest of a table, of
@@ -447,19 +396,17 @@ class Scanner:
         if statement.startswith(b"SELECT pg_catalog."):
             self._call(statement)
         elif statement.startswith(b"SET client_encoding"):
-            match = _ENCODING.fullmatch(statement)
-            self._encoding = match[1].decode("ascii", "replace") if match else self._encoding
-        elif statement.startswith(_ROLE_STATEMENTS):
-            self._roles.update(dict.fromkeys(_roles(statement)))
+            self._encoding = statements.client_encoding(statement) or self._encoding
+        else:
+            self._roles.update(dict.fromkeys(statements.roles(statement)))
         return after
 
     def _begin_copy(self, statement: bytes, data: bytes | bytearray, after: int) -> int:
-        match = _COPY.fullmatch(statement)
-        if match is None or data[after] != 0x0A:
+        block = statements.copy(statement, self._encoding)
+        if block is None or data[after] != 0x0A:
             self._fail("the dump has a COPY statement of an unknown form")
             return after
-        columns = tuple(self._name(c[1]) for c in _COLUMN.finditer(match[3] or b""))
-        self._block = (self._name(match[1]), self._name(match[2]), columns)
+        self._block = block
         self._begin_digest()
         self._line_start = True
         self._step = self._copy
@@ -467,30 +414,17 @@ class Scanner:
         return after + 1
 
     def _call(self, statement: bytes) -> None:
-        if match := _SETVAL.fullmatch(statement):
-            name = _QUALIFIED.fullmatch(match[1].replace(b"''", b"'"))
-            if name is None:
+        if statement.startswith(b"SELECT pg_catalog.setval("):
+            value = statements.setval(statement, self._encoding)
+            if value is None:
                 self._fail("the dump has a setval of an unknown form")
-                return
-            self._sequences.append(
-                SequenceValue(
-                    schema=self._name(name[1]),
-                    name=self._name(name[2]),
-                    last_value=int(match[2]),
-                    is_called=match[3] == b"true",
-                )
-            )
-        elif match := _LO_OPEN.fullmatch(statement):
-            self._lo_oid = int(match[1])
+            else:
+                self._sequences.append(value)
+        elif (oid := statements.large_object(statement)) is not None:
+            self._lo_oid = oid
             self._begin_digest()
         elif statement.startswith(b"SELECT pg_catalog.lo_close(") and self._lo_oid >= 0:
             self._large_objects.append(
                 LargeObject(oid=self._lo_oid, bytes=self._block_bytes, sha256=self._digest.hexdigest())
             )
             self._lo_oid = -1
-
-
-def _roles(statement: bytes) -> Iterator[bytes]:
-    for pattern in (_OWNER, _NAMED, _GRANT, _POLICY):
-        if match := pattern.match(statement):
-            yield from (m[1] for m in _COLUMN.finditer(match[1]) if m[1].upper() != b"PUBLIC")

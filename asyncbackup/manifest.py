@@ -1,0 +1,71 @@
+"""The manifest's JSON form: canonical, versioned, and sealed with its own digest.
+
+The file is one JSON object with `format`, `version`, the fields of `model.Manifest`, and as its last
+member `digest`: SHA-256 over the object's canonical JSON (keys sorted, no spaces, ASCII only) without
+`digest` itself. A single changed byte is noticed; a version newer than ours is refused, never guessed.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from asyncbackup.errors import ManifestError
+from asyncbackup.model import Manifest
+
+FORMAT = "asyncbackup-manifest"
+VERSION = 1
+
+_ADAPTER = TypeAdapter(Manifest)
+
+
+def _digest(document: dict[str, Any]) -> str:
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+
+
+def to_json(manifest: Manifest) -> bytes:
+    """Return the manifest as it is written beside its backup."""
+    document = {"format": FORMAT, "version": VERSION, **_ADAPTER.dump_python(manifest, mode="json")}
+    document["digest"] = _digest(document)
+    return json.dumps(document, ensure_ascii=True, indent=1).encode("ascii") + b"\n"
+
+
+def from_json(data: bytes) -> Manifest:
+    """Read a manifest, or raise ManifestError saying what is wrong with it."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError("it is not JSON") from error
+    if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
+        raise ManifestError("it is not a manifest of asyncbackup")
+    version = document.pop("version", None)
+    if version != VERSION:
+        raise ManifestError(
+            f"it is of version {version}, this program reads version {VERSION}",
+            hint="use the asyncbackup that wrote it, or a newer one",
+        )
+    digest = document.pop("digest", None)
+    if digest != _digest({"format": FORMAT, "version": VERSION, **document}):
+        raise ManifestError("it was changed after it was written (its digest does not fit)")
+    try:
+        return _ADAPTER.validate_python(document, strict=False)
+    except ValidationError as error:
+        raise ManifestError(f"it does not have the fields of version {VERSION}: {error}") from error
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema (draft 2020-12) of the file."""
+    generated = _ADAPTER.json_schema(mode="serialization")
+    properties = generated["properties"]
+    generated["properties"] = {
+        "format": {"const": FORMAT},
+        "version": {"const": VERSION},
+        **properties,
+        "digest": {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "see the module"},
+    }
+    generated["required"] = ["format", "version", *generated.get("required", []), "digest"]
+    generated["title"] = "asyncbackup manifest"
+    generated["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return generated
