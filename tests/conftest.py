@@ -1,0 +1,58 @@
+"""Fixtures for every test: `server` is each PostgreSQL in turn, `pg15` and its like are a certain one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import DATA, Cli, Database, Databases, Postgres, server_or_skip
+
+
+@pytest.fixture(scope="session")
+def pg15() -> Iterator[Postgres]:
+    yield from server_or_skip(15)
+
+
+@pytest.fixture(scope="session")
+def pg16() -> Iterator[Postgres]:
+    yield from server_or_skip(16)
+
+
+@pytest.fixture(scope="session")
+def pg18() -> Iterator[Postgres]:
+    yield from server_or_skip(18)
+
+
+@pytest.fixture(scope="session", params=["pg15", "pg16", "pg18"])
+def server(request: pytest.FixtureRequest) -> Postgres:
+    """Each server in turn: the test runs once on every one."""
+    found: Postgres = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def database(server: Postgres) -> Iterator[Databases]:
+    """A factory of databases on `server`, which are dropped after the test."""
+    with Databases(server) as factory:
+        yield factory
+
+
+@pytest.fixture(scope="session")
+def torture(server: Postgres) -> Iterator[Database]:
+    """A database full of oddities; for all tests of the session, so look and do not touch."""
+    with Databases(server) as factory:
+        made = factory("torture")
+        made.psql(DATA / "torture.sql", xml="on" if server.has_xml else "off")
+        yield made
+
+
+@pytest.fixture
+def run_cli(tmp_path: Path) -> Iterator[Cli]:
+    """Run the installed `asyncbackup` or `backup.sh` in a clean environment."""
+    home = tmp_path / "home"
+    home.mkdir()
+    cli = Cli(home)
+    try:
+        yield cli
+    finally:
+        cli.end()
