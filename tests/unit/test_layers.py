@@ -1,0 +1,125 @@
+"""The dependency rule: a module imports only from strictly lower ranks, so that there are no cycles."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import asyncbackup
+
+ROOT = Path(asyncbackup.__file__).parent
+
+# Fractions order the members of one folder, or of one rank; `folder.*` stands for all that it does not name.
+RANKS: dict[str, float] = {
+    "errors": 0, "model": 0,
+    "process": 1, "threads": 1, "events": 1, "naming": 1, "retention": 1, "schedule": 1, "manifest": 1, "units": 1,
+    "dbspec": 1, "crontab": 1.1, "conf": 1.2,
+    "statements": 1, "scanner": 1.1,
+    "settings": 2, "stream": 2, "locks": 2,
+    "volume": 3,
+    "postgres.child": 4, "postgres.client": 4.1, "postgres.connect": 4.2, "postgres.cluster": 4.2,
+    "postgres.facts": 4.3, "postgres.dump": 4.3, "postgres.globals": 4.3, "postgres.load": 4.3, "postgres.scratch": 4.4,
+    "targets.*": 4, "notifiers.*": 4,
+    "prune": 5, "check": 5,
+    "backup": 6, "verify": 6, "restore": 6,
+    "service": 7,
+    "demo": 8, "cli.render": 8, "cli.app": 8.1, "cli.seed": 8.2,
+    "__main__": 9,
+}  # fmt: skip
+
+LINES = 350
+# Lines that a module may have beyond the rest, and why.
+LONGER = {"model": 450}  # a list of nouns without behaviour, in one place by design
+VAGUE = {"utils", "helpers", "manager", "base"}
+
+
+def modules() -> dict[str, Path]:
+    """Return every module's path by its name within the package; a package stands under its own."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+PACKAGES = {name for name, path in MODULES.items() if path.stem == "__init__"}
+
+
+def rank(module: str) -> float:
+    # What a package's __init__ imports, every member imports: it imports nothing of ours.
+    if module in PACKAGES:
+        return -1
+    everyone_else = f"{module.rpartition('.')[0]}.*"
+    assert module in RANKS or everyone_else in RANKS, f"add {module!r} to RANKS in {Path(__file__).name}"
+    return RANKS.get(module, RANKS.get(everyone_else, 0))
+
+
+def imported(source: str) -> Iterator[str]:
+    """Yield our modules that a source imports, wherever in it: at the top, in a function, for typing."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"line {node.lineno}: imports are absolute here"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for full in names:
+            package, _, name = full.partition(".")
+            if package != ROOT.name:
+                continue
+            while name not in MODULES:  # `from module import function`
+                name = name.rpartition(".")[0]
+            yield name
+
+
+def upward(module: str, source: str) -> list[str]:
+    return [
+        f"{module} ({rank(module)}) imports {name or ROOT.name} ({rank(name)})"
+        for name in imported(source)
+        if rank(name) >= rank(module)
+    ]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_lower_ranks(module: str) -> None:
+    assert upward(module, MODULES[module].read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_is_of_a_size_to_be_read(module: str) -> None:
+    lines = MODULES[module].read_text(encoding="utf-8").count("\n")
+    assert lines <= LONGER.get(module, LINES), f"{module} has {lines} lines: split it by what it does"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_is_named_for_what_is_in_it(module: str) -> None:
+    assert VAGUE.isdisjoint(module.split("."))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import asyncbackup.retention",
+        "from asyncbackup import retention",
+        "from asyncbackup.retention import plan",
+        "def late():\n    from asyncbackup import errors, retention",
+        "if TYPE_CHECKING:\n    from asyncbackup.retention import plan",
+        "from asyncbackup import naming",
+    ],
+)
+def test_the_rule_sees_every_form_of_import(source: str) -> None:
+    assert len(upward("naming", source)) == 1
+
+
+def test_the_rule_lets_the_rest_pass() -> None:
+    assert (
+        upward("naming", "import re\nfrom asyncbackup import __version__, errors\nimport asyncbackupper")
+        == []
+    )
+    with pytest.raises(AssertionError, match="add 'unheard_of' to RANKS"):
+        rank("unheard_of")
+    with pytest.raises(AssertionError, match="absolute"):
+        upward("naming", "from . import model")
