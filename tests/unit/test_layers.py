@@ -16,7 +16,7 @@ RANKS: dict[str, float] = {
     "process": 1, "threads": 1, "events": 1, "naming": 1, "retention": 1, "schedule": 1, "manifest": 1, "units": 1,
     "dbspec": 1, "crontab": 1.1, "conf": 1.2,
     "statements": 1, "scanner": 1.1,
-    "settings": 2, "stream": 2, "locks": 2,
+    "variables": 1.3, "settings": 2, "stream": 2, "locks": 2,
     "volume": 3, "inventory": 3,
     "postgres.child": 4, "postgres.versions": 4, "postgres.client": 4.1, "postgres.connect": 4.2, "postgres.cluster": 4.2,
     "postgres.facts": 4.3, "postgres.dump": 4.3, "postgres.globals": 4.3, "postgres.load": 4.3, "postgres.scratch": 4.4,
