@@ -73,7 +73,7 @@ def split_address(text: str, default_port: int) -> tuple[str, int, str]:
         host, colon, port = address.partition(":")
         if ":" in port:
             raise ValueError(f"{shown(address)} holds several colons; write an IPv6 address as [::1]/dbname")
-        host = check_host(host)
+        host = _read_host(host)
     if not colon:
         return host, default_port, name
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= MAX_PORT):  # noqa: PLR2004
@@ -81,21 +81,24 @@ def split_address(text: str, default_port: int) -> tuple[str, int, str]:
     return host, int(port), name
 
 
-def check_host(text: str) -> str:
-    """Return a host, decoded, or raise ValueError."""
+def check_host(host: str) -> str:
+    """Return a name, an address or a socket's folder, not encoded, or raise ValueError."""
+    if len(host) > MAX_HOST:
+        raise ValueError(f"the host {shown(host)} is longer than {MAX_HOST} characters")
+    # libpq takes a comma for a list of hosts, and a leading slash for a folder of Unix sockets.
+    if not host.isprintable() or " " in host or "," in host or ("/" in host and host[0] != "/"):
+        raise ValueError(f"the host {shown(host)} must be a name, an address or the folder of a socket")
+    return host
+
+
+def _read_host(text: str) -> str:
     if not text:
         raise ValueError("the host is missing before the /; write host/dbname")
     if "*" in text:
         raise ValueError(f"the host {shown(text)} holds a wildcard; only a database name may have one")
     if not _HOST.fullmatch(text):
         raise ValueError(f"the host {shown(text)} holds an odd character; percent-encode it: {_quoted(text)}")
-    host = decode(text, "host")
-    if len(host) > MAX_HOST:
-        raise ValueError(f"the host {shown(host)} is longer than {MAX_HOST} characters")
-    # libpq takes a comma for a list of hosts, and a leading slash for a folder of Unix sockets.
-    if not host.isprintable() or " " in host or "," in host or ("/" in host and host[0] != "/"):
-        raise ValueError(f"the host {shown(host)} is neither a name, an address nor the folder of a socket")
-    return host
+    return check_host(decode(text, "host"))
 
 
 def _quoted(text: str) -> str:

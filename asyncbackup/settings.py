@@ -1,0 +1,316 @@
+"""Every environment variable: its default, its check, its meaning; the documentation is made from it.
+
+Defaults are written as a user would write them and pass through the same checks. Nothing here looks
+at the process's environment: it comes in as a mapping, and leaves as one frozen Settings.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from asyncbackup import conf, variables
+from asyncbackup.dbspec import check_dbname, check_host, shown
+from asyncbackup.errors import ConfigError
+from asyncbackup.model import Credentials, DatabaseSpec, Secret, Server
+from asyncbackup.units import (
+    AnyOrNone,
+    Count,
+    Folder,
+    Hidden,
+    HiddenUrl,
+    Level,
+    LockWait,
+    Lower,
+    Port,
+    Seconds,
+    Some,
+    SomeSeconds,
+    from_text,
+    parse_folders,
+    parse_mode,
+    parse_web,
+    parse_zone,
+)
+
+_LOGIN = re.compile(r"[A-Z0-9_]{1,300}_(?:USER|PASSWORD)(?:_FILE)?")
+
+
+def _default(value: str | None) -> Any:  # noqa: ANN401 - mypy takes it for the parsed value
+    return Field(value)
+
+
+class Settings(BaseSettings):
+    """What the environment asks for; `load` makes one."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,  # it may be a password
+    )
+    _logins: Mapping[str, Secret] = PrivateAttr(default_factory=dict)
+
+    backup_conf: Path = _default("backup.conf")
+    """File that lists databases and schedules. When this is set, the file must exist; the default may
+    be missing, or list no database, and then the next two variables say what to back up."""
+    database_service_name: Annotated[str, from_text(check_host)] = _default("postgresql")
+    """Host of the default database: the one to back up when no file lists any."""
+    postgresql_database: Annotated[str, BeforeValidator(check_dbname)] = _default("my_postgres_db")
+    """Name of the default database."""
+    default_port: Port = _default("5432")
+    """Port, where none is named."""
+    postgresql_port_num: Port | None = _default(None)
+    """The same; when both are set, this one counts."""
+
+    postgresql_user: str = _default("")
+    """User for every server that has no `<HOST>_USER` of its own."""
+    postgresql_password: Hidden = _default("")
+    """Its password."""
+    database_user: str = _default("")
+    """The same, where `POSTGRESQL_USER` is not set."""
+    database_password: Hidden = _default("")
+    """Its password, where `POSTGRESQL_PASSWORD` is not set."""
+    admin_user: str = _default("")
+    """User who may create databases, for a restore; by default, the database's own user."""
+    admin_password: Hidden = _default("")
+    """Its password."""
+
+    backup_dir: Path = _default("/backups/")
+    """Folder under which backups are stored."""
+    root_backup_dir: Folder = _default("")
+    """The same; when both are set, this one counts."""
+    backup_file_mode: Annotated[int, from_text(parse_mode)] = _default("0600")
+    """Permissions of a backup: `0600`, or `0640` for readers of the same group, such as a verification
+    job that runs as another user."""
+    lock_dir: Folder = _default("")
+    """Folder for lock files, where `BACKUP_DIR` is on a file system that cannot lock; by default,
+    `BACKUP_DIR` itself. All jobs that share a backup folder must share it."""
+    tz: Annotated[str, from_text(parse_zone)] = _default("")
+    """Time zone of schedules, folder names and file names; by default, the machine's."""
+
+    backup_strategy: Annotated[Literal["daily", "rolling"], Lower] = _default("daily")
+    """`daily` keeps the newest `NUM_BACKUPS`; `rolling` keeps daily, weekly and monthly ones."""
+    num_backups: Count = _default("31")
+    """Backups of each database to keep with the `daily` strategy."""
+    daily_backups: Count = _default("6")
+    """Backups from Monday to Saturday to keep with the `rolling` strategy."""
+    weekly_backups: Count = _default("4")
+    """Backups from Sundays to keep with the `rolling` strategy."""
+    monthly_backups: Count = _default("1")
+    """Backups from the last day of a month to keep with the `rolling` strategy. 0 or less in all three:
+    one daily backup is kept; a negative weekly or monthly count: the `daily` strategy is used."""
+    backup_period: SomeSeconds = _default("1d")
+    """Pause between two cycles, where no schedule is listed."""
+
+    max_concurrent_dumps: Some = _default("4")
+    """Databases to dump at the same time."""
+    max_concurrent_dumps_per_server: Some = _default("4")
+    """Databases to dump at the same time from one server."""
+    backup_order: Annotated[Literal["largest", "listed"], Lower] = _default("largest")
+    """`largest` starts with the largest, so that it does not run alone at the end; `listed` follows the
+    file."""
+    compression_level: Level = _default("1")
+    """From 0, none, to 9, smallest; 1 is by far the fastest."""
+    dump_stall_timeout: Seconds = _default("30m")
+    """A dump that brings nothing for so long is ended; 0 waits for ever."""
+    backup_deadline: Seconds = _default("0")
+    """The longest that one database may take; 0 is no limit."""
+    lock_wait_timeout: LockWait = _default("60s")
+    """How long a dump waits for a table that something else has locked; 0 waits for ever."""
+    connect_timeout: SomeSeconds = _default("10s")
+    """How long a server may take to answer."""
+    dump_retries: AnyOrNone = _default("2")
+    """How often a dump is tried again after a failure that may pass by itself."""
+    retry_delay: Seconds = _default("5s")
+    """Pause before the first new try; each further pause is longer."""
+    dump_globals: bool = _default("true")
+    """Whether to back up each server's roles and tablespaces."""
+    globals_passwords: bool = _default("false")
+    """Whether that includes the password hashes, which only a superuser can read."""
+    pg_bindirs: Annotated[tuple[Path, ...], from_text(parse_folders)] = _default("")
+    """More folders with PostgreSQL clients, with colons between them; they are looked into first."""
+    shutdown_grace: Seconds = _default("8s")
+    """How long running dumps may take to end when the program is told to stop."""
+
+    table_schema: str = _default("public")
+    """Schema in which a verification expects tables."""
+    database_server_timeout: SomeSeconds = _default("30")
+    """How long the server for verifications may take to start."""
+    verify_dir: Folder = _default("")
+    """Folder for the server that verifications start, and that is deleted afterwards."""
+
+    ftp_url: Hidden = _default("")
+    """FTP folder to copy each backup to, ending in a slash; empty turns it off."""
+    ftp_user: str = _default("")
+    """User at the FTP server."""
+    ftp_password: Hidden = _default("")
+    """Its password."""
+    s3_endpoint: Annotated[str, from_text(parse_web)] = _default("")
+    """URL of an S3 service to copy each backup to; empty turns it off."""
+    s3_bucket: str = _default("")
+    """Bucket there."""
+    s3_user: str = _default("")
+    """Access key there."""
+    s3_password: Hidden = _default("")
+    """Its secret."""
+
+    webhook_url: HiddenUrl = _default("")
+    """URL to post notifications to; empty turns them off."""
+    webhook_template: Path = _default("webhook-template.json")
+    """File that gives notifications another shape; it may be missing."""
+    environment_friendly_name: str = _default("")
+    """Name of this environment, for people; goes into notifications."""
+    environment_name: str = _default("")
+    """Name or id of this environment, for links; goes into notifications."""
+    pgduty_svc_key: Hidden = _default("")
+    """PagerDuty integration key; empty turns it off."""
+    pgduty_url: Annotated[str, from_text(parse_web)] = _default("")
+    """Where PagerDuty takes events."""
+
+    log_format: Annotated[Literal["auto", "json", "console"], Lower] = _default("auto")
+    """`json`, one object a line; `console`, for people; `auto` chooses by whether a terminal reads."""
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Lower] = _default("info")
+    """The least that is logged."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take values from the caller only: neither os.environ nor a stray .env file may add any."""
+        return (init_settings,)
+
+
+GROUPS = {
+    "backup_conf": "What to back up",
+    "postgresql_user": "Credentials",
+    "backup_dir": "Where backups go",
+    "backup_strategy": "How many are kept, and how often",
+    "max_concurrent_dumps": "How dumps are made",
+    "table_schema": "Verification",
+    "ftp_url": "Copies elsewhere",
+    "webhook_url": "Notifications",
+    "log_format": "Logs",
+}
+"""The first variable of each group, and the group's title."""
+
+_MESSAGES = {
+    "bool_parsing": "must be true or false",
+    "greater_than": "must be longer than 0, such as 90s, 30m, 12h or 1d",
+    "less_than_equal": "must be {le:.0f} seconds or less",
+    "string_unicode": "must be text in UTF-8",
+}
+
+
+def _is_secret(field: str) -> bool:
+    return Settings.model_fields[field].annotation is Secret
+
+
+def _has_file(field: str) -> bool:
+    return _is_secret(field) or field.endswith("_user")
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """Return the settings, or raise ConfigError with every wrong variable; empty ones count as unset."""
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for field in Settings.model_fields:
+        name = field.upper()
+        try:
+            value = variables.read(environ, name) if _has_file(field) else environ.get(name, "")
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        if value.strip():
+            values[field] = value
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        problems += [_problem(details, values) for details in error.errors()]
+        raise ConfigError(problems) from error
+    if problems:
+        raise ConfigError(problems)
+    settings._logins = {  # noqa: SLF001 - ours
+        name: Secret(value) for name, value in environ.items() if value and _LOGIN.fullmatch(name)
+    }
+    update: dict[str, object] = {}
+    if settings.root_backup_dir:
+        update["backup_dir"] = settings.root_backup_dir
+    if settings.postgresql_port_num:
+        update["default_port"] = settings.postgresql_port_num
+    return settings.model_copy(update=update)
+
+
+def _problem(details: ErrorDetails, values: Mapping[str, str]) -> str:
+    field = str(details["loc"][0])
+    context = details.get("ctx", {})
+    if details["type"] == "literal_error":
+        wanted = "must be " + str(context["expected"]).replace("'", "")
+    else:
+        wanted = _MESSAGES.get(details["type"], "{error}").format(**{"error": details["msg"], **context})
+    value = "" if _is_secret(field) else f"={shown(values.get(field, ''))}"
+    return f"{field.upper()}{value}: {wanted}"
+
+
+def credentials(settings: Settings, target: DatabaseSpec | Server) -> Credentials:
+    """Return what to log in with at a server, or raise ConfigError; see `variables.credentials`."""
+    logins = {name: secret.reveal() for name, secret in settings._logins.items()}  # noqa: SLF001 - ours
+    return variables.credentials(logins, target.host, target.port)
+
+
+def databases(settings: Settings) -> conf.Conf:
+    """Return what to back up: the file's content, or the environment's one database where it lists none.
+
+    Raises ConfigError for a wrong file, one that is named but missing, and unreadable credentials.
+    """
+    try:
+        found = conf.load(settings.backup_conf, default_port=settings.default_port)
+    except FileNotFoundError as error:
+        if "backup_conf" in settings.model_fields_set:
+            problem = f"BACKUP_CONF={shown(str(settings.backup_conf))}: there is no such file"
+            raise ConfigError([problem]) from error
+        found = conf.Conf()
+    if not found.lists_databases:
+        host, port = settings.database_service_name, settings.default_port
+        spec = DatabaseSpec(host, port, settings.postgresql_database)
+        found = replace(found, databases=(spec,), lines=(0,))
+    problems: dict[str, None] = {}
+    for server in {spec.server: None for spec in found.databases} | dict.fromkeys(
+        conf.wanted_servers(found.patterns)
+    ):
+        try:
+            credentials(settings, server)
+        except ConfigError as error:
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise ConfigError(tuple(problems))
+    return found
+
+
+def reference() -> str:
+    """Return the documentation of all variables, as Markdown tables."""
+    lines = [
+        "# Settings",
+        "",
+        "Every environment variable. An empty value counts as not set. Durations are seconds, or numbers",
+        "with `d`, `h`, `m` or `s`. Where *file* is noted, `<NAME>_FILE` may name a file that holds the",
+        "value, instead. All wrong values are reported at once, before anything is touched.",
+    ]
+    for field, info in Settings.model_fields.items():
+        if field in GROUPS:
+            lines += ["", f"## {GROUPS[field]}", "", "| Variable | Default | Meaning |", "|---|---|---|"]
+        default = f"`{info.default}`" if info.default else ""
+        meaning = " ".join((info.description or "").split()) + (" *(file)*" if _has_file(field) else "")
+        lines.append(f"| `{field.upper()}` | {default} | {meaning} |")
+    return "\n".join(lines) + "\n"
