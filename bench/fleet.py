@@ -43,8 +43,9 @@ class Bench:
         )
         at_once = f", {job.concurrency} at once" if len(self.options.concurrency) > 1 else ""
         say(
-            f"round {turn}: {contender.name}{at_once}: {measured.wall:.2f} s wall, {measured.cpu:.2f} s CPU (own {measured.own_cpu:.2f}), {measured.output / 1e6:.0f} MB,"
-            f" others used {record.other_load:.0%} of the machine"
+            f"round {turn}: {contender.name}{at_once}: {measured.wall:.2f} s wall, {measured.cpu:.2f} s CPU"
+            f" (own {measured.own_cpu:.2f}), {measured.output / 1e6:.0f} MB, others used"
+            f" {record.other_load:.0%} of the machine"
         )
         return record
 
