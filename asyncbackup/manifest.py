@@ -29,7 +29,15 @@ def to_json(manifest: Manifest) -> bytes:
     """Return the manifest as it is written beside its backup."""
     document = {"format": FORMAT, "version": VERSION, **_ADAPTER.dump_python(manifest, mode="json")}
     document["digest"] = _digest(document)
-    return json.dumps(document, ensure_ascii=True, indent=1).encode("ascii") + b"\n"
+    lines = (f"{json.dumps(key)}: {_member(value)}" for key, value in document.items())
+    return ("{" + ",\n".join(lines) + "}\n").encode("ascii")
+
+
+def _member(value: object) -> str:
+    """Return one member: on a line of its own, and lists of objects with an object a line."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "[\n" + ",\n".join(json.dumps(item) for item in value) + "\n]"
+    return json.dumps(value)
 
 
 def from_json(data: bytes) -> Manifest:

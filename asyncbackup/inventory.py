@@ -1,0 +1,234 @@
+"""What lies in the backup directory: found by exact names, known by manifests, never guessed.
+
+One walk finds everything; manifests are read only for the series that somebody asks about. What is
+no backup (foreign files, links, FIFOs, folders named like backups) is not seen at all.
+"""
+
+import contextlib
+import os
+import re
+import stat
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from asyncbackup import manifest as manifests
+from asyncbackup import naming
+from asyncbackup.errors import ManifestError, StorageError
+from asyncbackup.model import Backup, DatabaseSpec, Manifest, Tier
+from asyncbackup.stream import MARK
+
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+_GZIP_HEADER = 10
+_MAX_MANIFEST = 1 << 30
+_TORN = b'{"format": "asyncbackup-manifest"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A file named exactly like a backup, before anything was opened."""
+
+    path: Path
+    core: str
+    stamp: datetime
+    tier: Tier
+    bytes: int
+    has_manifest: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """One walk through the backup directory."""
+
+    root: Path
+    entries: tuple[Entry, ...]
+    partials: tuple[Path, ...]
+    """Files of dumps that have not ended, ours or not, alive or not."""
+    orphans: tuple[Path, ...]
+    """Manifests without data."""
+
+    def of(self, cores: Collection[str]) -> tuple[Entry, ...]:
+        """Return the entries with one of these cores."""
+        return tuple(entry for entry in self.entries if entry.core in cores)
+
+
+def scan(root: Path) -> Inventory:
+    """Walk the backup directory; one that does not exist yet is empty.
+
+    Raises StorageError when it cannot be read.
+    """
+    entries: list[Entry] = []
+    partials: list[Path] = []
+    orphans: list[Path] = []
+    try:
+        for tier, day in _days(root):
+            _scan_day(day, tier, entries, partials, orphans)
+    except OSError as error:
+        raise StorageError(
+            f"cannot read the backup directory {root}: {error.strerror}",
+            hint="check BACKUP_DIR and the rights of the user that runs asyncbackup",
+        ) from error
+    return Inventory(root=root, entries=tuple(entries), partials=tuple(partials), orphans=tuple(orphans))
+
+
+def _days(root: Path) -> Iterator[tuple[Tier, Path]]:
+    for name in _folders(root):
+        if _DAY.fullmatch(name):
+            yield Tier.DATED, root / name
+        elif name in {Tier.DAILY, Tier.WEEKLY, Tier.MONTHLY}:
+            for day in _folders(root / name):
+                if _DAY.fullmatch(day):
+                    yield Tier(name), root / name / day
+
+
+def _folders(path: Path) -> list[str]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(path) as found:
+        return sorted(item.name for item in found if item.is_dir(follow_symlinks=False))
+    return []
+
+
+def _scan_day(day: Path, tier: Tier, entries: list[Entry], partials: list[Path], orphans: list[Path]) -> None:
+    with contextlib.suppress(FileNotFoundError), os.scandir(day) as found:
+        files = {item.name: item for item in found if item.is_file(follow_symlinks=False)}
+        for name, item in files.items():
+            if name.endswith(naming.SUFFIX):
+                parsed = naming.parse_name(name)
+                if parsed is not None:
+                    entries.append(
+                        Entry(
+                            path=day / name,
+                            core=parsed.core,
+                            stamp=parsed.stamp,
+                            tier=tier,
+                            bytes=item.stat(follow_symlinks=False).st_size,
+                            has_manifest=name + naming.MANIFEST in files,
+                        )
+                    )
+            elif name.endswith(naming.PARTIAL):
+                if naming.parse_name(name.removesuffix(naming.PARTIAL)):
+                    partials.append(day / name)
+            elif name.endswith(naming.MANIFEST):
+                data = name.removesuffix(naming.MANIFEST)
+                if data not in files and naming.parse_name(data):
+                    orphans.append(day / name)
+
+
+def read_manifest(backup: Path) -> Manifest:
+    """Read the manifest that lies beside a backup; raises ManifestError."""
+    path = backup.with_name(backup.name + naming.MANIFEST)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ManifestError(f"{path}: it is not a regular file")
+            data = file.read(_MAX_MANIFEST)
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}") from error
+    try:
+        return manifests.from_json(data)
+    except ManifestError as error:
+        raise ManifestError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def is_ours(path: Path) -> bool:
+    """Whether this program began the file: its gzip header carries our mark."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(_GZIP_HEADER + len(MARK))[_GZIP_HEADER:] == MARK
+
+
+def load(entry: Entry, candidates: Iterable[DatabaseSpec]) -> Backup:
+    """Find out all that can be known of an entry without reading its data.
+
+    `candidates` are the series that a file without a manifest could belong to. Such a file is the bash
+    tool's and counts as good, unless it bears our mark: then its manifest was lost, and it does not.
+    """
+    taken_at = entry.stamp.astimezone(UTC)
+    manifest, problem = None, ""
+    if entry.has_manifest:
+        try:
+            manifest = read_manifest(entry.path)
+        except ManifestError as error:
+            problem = error.message
+    elif is_ours(entry.path):
+        problem = "its manifest is missing"
+    if manifest is not None:
+        if manifest.file.name != entry.path.name:
+            problem = f"its manifest is that of {manifest.file.name}"
+        elif manifest.file.bytes != entry.bytes:
+            problem = f"it has {entry.bytes} bytes, its manifest says {manifest.file.bytes}"
+        taken_at = manifest.started_at
+    elif not entry.bytes:
+        problem = problem or "it is empty"
+    owners = (manifest.spec,) if manifest else naming.owners(entry.core, candidates)
+    return Backup(
+        path=entry.path,
+        core=entry.core,
+        tier=entry.tier,
+        taken_at=taken_at,
+        bytes=entry.bytes,
+        good=not problem,
+        spec=owners[0] if len(owners) == 1 else None,
+        manifest=manifest,
+        problem=problem,
+    )
+
+
+def cores_of(spec: DatabaseSpec) -> frozenset[str]:
+    """Return every core that a file of the series may carry."""
+    return frozenset({naming.short_core(spec), naming.long_core(spec), naming.legacy_core(spec)})
+
+
+def series(
+    inventory: Inventory, spec: DatabaseSpec, configured: Collection[DatabaseSpec]
+) -> tuple[Backup, ...]:
+    """Return the backups that are for certain those of one series, newest first."""
+    found = (load(entry, {spec, *configured}) for entry in inventory.of(cores_of(spec)))
+    return tuple(sorted((b for b in found if b.spec == spec), key=lambda b: b.taken_at, reverse=True))
+
+
+def sweep(inventory: Inventory, spec: DatabaseSpec, configured: Collection[DatabaseSpec]) -> tuple[Path, ...]:
+    """Remove what a run of ours that was killed left of this series; call it under the series' lock.
+
+    That is: partials that bear our mark, and manifests of this series whose data never came.
+    """
+    removed = []
+    for path in inventory.partials:
+        parsed = naming.parse_name(path.name.removesuffix(naming.PARTIAL))
+        if parsed and _certain(parsed.core, spec, configured) and is_ours(path):
+            removed.extend(_unlink(path))
+    for path in inventory.orphans:
+        data = path.with_name(path.name.removesuffix(naming.MANIFEST))
+        parsed = naming.parse_name(data.name)
+        if not parsed or data.exists() or parsed.core not in cores_of(spec):
+            continue
+        try:
+            stale = read_manifest(data).spec == spec
+        except ManifestError:
+            stale = _torn(path) and _certain(parsed.core, spec, configured)
+        if stale:
+            removed.extend(_unlink(path))
+    return tuple(removed)
+
+
+def _certain(core: str, spec: DatabaseSpec, configured: Collection[DatabaseSpec]) -> bool:
+    return naming.owners(core, {spec, *configured}) == (spec,)
+
+
+def _torn(path: Path) -> bool:
+    """Whether a crash cut this manifest of ours short: it is empty, or begins as ours do."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(len(_TORN)) in {b"", _TORN}
+    return False
+
+
+def _unlink(path: Path) -> list[Path]:
+    try:
+        path.unlink()
+    except OSError:
+        return []
+    return [path]

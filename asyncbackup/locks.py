@@ -1,0 +1,92 @@
+"""Kernel locks: one writer for each database series, and a short one for the folder's housekeeping.
+
+The lock is flock(2) on a small file that stays; its content tells a second run who holds it. The
+kernel releases it when its holder dies, whatever way. On NFS, Linux carries it to the server.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from asyncbackup.errors import LockedError, StorageError
+
+_POLL = 0.05  # seconds
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+def folder(root: Path, lock_dir: Path | None) -> Path:
+    """Return where lock files lie: in `LOCK_DIR`, else in the backup directory itself."""
+    if lock_dir is None:
+        return root / ".asyncbackup"
+    # Several backup directories may share one lock folder.
+    return lock_dir / hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def hold(lock_folder: Path, name: str, what: str, run_id: str, *, wait: float = 0.0) -> Iterator[None]:
+    """Hold the lock `name` for the block, waiting at most `wait` seconds for it.
+
+    `what` says in the error what is held. Raises LockedError naming the holder, or StorageError where
+    the file system does not lock.
+    """
+    path = lock_folder / f"{name}.lock"
+    try:
+        lock_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise StorageError(
+            f"cannot open the lock file {path}: {error.strerror}",
+            hint="make the backup directory writable, or set LOCK_DIR to a folder that is",
+        ) from error
+    try:
+        _acquire(descriptor, path, what, time.monotonic() + wait)
+        holder = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "run_id": run_id,
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        os.pwrite(descriptor, json.dumps(holder).encode().ljust(200) + b"\n", 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, path: Path, what: str, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise LockedError(
+                    f"{what} is being worked on by {_holder(descriptor)}",
+                    hint="wait for it to end; the lock goes away with its process",
+                ) from None
+            time.sleep(_POLL)
+        except OSError as error:
+            if error.errno in _UNSUPPORTED:
+                raise StorageError(
+                    f"the file system of {path} cannot lock files: {error.strerror}",
+                    hint="set LOCK_DIR to a local folder that all jobs on this volume share",
+                ) from error
+            raise
+        else:
+            return
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        return (
+            f"run {holder['run_id']} (process {holder['pid']} on {holder['host']}, since {holder['since']})"
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another run"

@@ -1,0 +1,196 @@
+"""How to reach a server: the same way for asyncpg and for the client programs.
+
+Host, port, database and credentials are the configuration's; everything else (TLS above all) is
+libpq's own: its variables, its service and pass files, its defaults.
+"""
+
+import contextlib
+import os
+import pwd
+import ssl
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+
+import asyncpg
+
+from asyncbackup.errors import AccessError, AsyncbackupError, ConnectError, DatabaseMissingError
+from asyncbackup.model import Credentials, DatabaseSpec, Secret, Server
+
+APPLICATION_NAME = "asyncbackup"
+
+# What decides how values are written must not be inherited, or equal rows differ in bytes. jit only
+# costs time on catalog queries; a function body's quoting must be the standard's.
+SESSION = {
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "standard_conforming_strings": "on",
+}
+_NOT_INHERITED = {
+    "PGAPPNAME", "PGCLIENTENCODING", "PGDATABASE", "PGDATESTYLE", "PGGEQO", "PGHOST", "PGHOSTADDR",
+    "PGOPTIONS", "PGPASSWORD", "PGPORT", "PGTZ", "PGUSER",
+}  # fmt: skip
+_INHERITED = {"HOME", "PATH", "LD_LIBRARY_PATH", "KRB5CCNAME", "KRB5_CONFIG", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+_MEMFD_MODE = 0o600
+JIT_SINCE = 11
+
+_Connection = asyncpg.Connection  # asyncpg-stubs make it generic, the class itself is not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One database and the means to log in to it."""
+
+    spec: DatabaseSpec
+    user: str | None
+    password: Secret | None
+    connect_timeout: float
+
+    @property
+    def server(self) -> Server:
+        """The server."""
+        return self.spec.server
+
+
+def endpoint(
+    spec: DatabaseSpec, credentials: Credentials, environ: Mapping[str, str], connect_timeout: float
+) -> Endpoint:
+    """Complete the configured credentials by libpq's own rules.
+
+    PGPASSWORD counts, but goes to children in a passfile like every other password. Raises
+    AccessError when there is no user name at all.
+    """
+    password = credentials.password
+    if password is None and environ.get("PGPASSWORD"):
+        password = Secret(environ["PGPASSWORD"])
+    user = credentials.user or environ.get("PGUSER") or None
+    if user is None and not environ.get("PGSERVICE"):
+        try:
+            user = pwd.getpwuid(os.geteuid()).pw_name
+        except KeyError:
+            raise AccessError(
+                f"{spec}: no user name is configured, and user id {os.geteuid()} has none",
+                hint="set <HOST>_USER, POSTGRESQL_USER or PGUSER",
+            ) from None
+    return Endpoint(spec=spec, user=user, password=password, connect_timeout=connect_timeout)
+
+
+def conninfo(endpoint: Endpoint) -> str:
+    """Return libpq's connection string, without the password.
+
+    A bare database name would be taken for a connection string of its own if it looks like one. The
+    keepalives find a vanished server in seconds instead of hours.
+    """
+    parameters = {
+        "host": endpoint.spec.host,
+        "port": str(endpoint.spec.port),
+        "dbname": endpoint.spec.dbname,
+        "user": endpoint.user,
+        "application_name": APPLICATION_NAME,
+        "connect_timeout": str(max(2, round(endpoint.connect_timeout))),  # libpq takes 1 for 2
+        "keepalives_idle": "5",
+        "keepalives_interval": "2",
+        "keepalives_count": "3",
+    }
+    return " ".join(f"{name}={_quote(value)}" for name, value in parameters.items() if value is not None)
+
+
+def _quote(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def child_environment(environ: Mapping[str, str], *, jit: bool) -> dict[str, str]:
+    """Return the environment of a client program: libpq's variables, and no secret of ours."""
+    env = {
+        name: value
+        for name, value in environ.items()
+        if name in _INHERITED or (name.startswith("PG") and name not in _NOT_INHERITED)
+    }
+    settings = {**SESSION, "jit": "off"} if jit else SESSION
+    env["PGOPTIONS"] = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    env["LC_ALL"] = "C"  # so that their messages can be told apart
+    return env
+
+
+@contextlib.contextmanager
+def passfile(password: Secret | None) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
+    """Hold a password file for a child; yields the variables and the descriptors to pass on.
+
+    The file lives in memory, has no name in any folder, and mode 0600 as libpq demands; it is gone
+    with the last process that holds it, even when we are killed.
+    """
+    if password is None:
+        yield {}, ()
+        return
+    escaped = password.reveal().replace("\\", "\\\\").replace(":", "\\:")
+    descriptor = os.memfd_create("passfile")
+    try:
+        os.fchmod(descriptor, _MEMFD_MODE)
+        os.write(descriptor, f"*:*:*:*:{escaped}\n".encode())
+        yield {"PGPASSFILE": f"/proc/self/fd/{descriptor}"}, (descriptor,)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.asynccontextmanager
+async def connection(endpoint: Endpoint) -> AsyncIterator[_Connection]:
+    """Connect by asyncpg for the length of the block; failures are of our own kinds."""
+    with _mapped(endpoint.spec):
+        connected = await asyncpg.connect(
+            host=endpoint.spec.host,
+            port=endpoint.spec.port,
+            database=endpoint.spec.dbname,
+            user=endpoint.user,
+            password=endpoint.password.reveal() if endpoint.password else None,
+            timeout=endpoint.connect_timeout,
+            statement_cache_size=0,  # works through poolers, too
+            server_settings={"application_name": APPLICATION_NAME},
+        )
+    try:
+        with _mapped(endpoint.spec):
+            yield connected
+    finally:
+        connected.terminate()
+
+
+def tls_verified(environ: Mapping[str, str]) -> bool:
+    """Whether libpq's variables make a remote server prove who it is."""
+    return environ.get("PGSSLMODE") in {"verify-ca", "verify-full"}
+
+
+@contextlib.contextmanager
+def _mapped(spec: DatabaseSpec) -> Iterator[None]:
+    try:
+        yield
+    except AsyncbackupError:
+        raise
+    except asyncpg.InvalidCatalogNameError as error:
+        raise DatabaseMissingError(
+            f"{spec}: the server has no such database",
+            hint="correct the name, or remove its line; its old backups stay",
+        ) from error
+    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InsufficientPrivilegeError) as error:
+        raise AccessError(f"{spec}: {error}", hint="check the user, its password and its rights") from error
+    except (asyncpg.TooManyConnectionsError, asyncpg.CannotConnectNowError) as error:
+        raise ConnectError(f"{spec}: {error}", hint="the server refuses for now") from error
+    except (asyncpg.AdminShutdownError, asyncpg.CrashShutdownError) as error:
+        raise ConnectError(f"{spec}: {error}", hint="the server is going down") from error
+    except (asyncpg.PostgresConnectionError, asyncpg.QueryCanceledError) as error:
+        raise ConnectError(f"{spec}: {error}", hint="look into the server's log") from error
+    except asyncpg.PostgresError as error:
+        raise AsyncbackupError(f"{spec}: {error}", hint="look into the server's log") from error
+    except ssl.SSLError as error:
+        raise AccessError(
+            f"{spec}: TLS: {error}", hint="check PGSSLMODE, PGSSLROOTCERT and the server's certificate"
+        ) from error
+    except TimeoutError as error:
+        raise ConnectError(
+            f"{spec}: no answer within the time allowed",
+            hint="check the network, or raise CONNECT_TIMEOUT",
+        ) from error
+    except OSError as error:
+        raise ConnectError(
+            f"{spec}: {error}", hint="check the host name, the port and that the server is running"
+        ) from error
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        raise ConnectError(f"{spec}: {error}", hint="check PGSSLMODE and libpq's other variables") from error
