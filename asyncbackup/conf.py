@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from urllib.parse import unquote
 
 from asyncbackup.crontab import ALL, NICKNAMES, read_schedule
 from asyncbackup.dbspec import (
     Foreign,
     check_dbname,
     decode,
+    matches,
     parse_spec,
     shown,
     spec_text,
@@ -34,7 +34,6 @@ __all__ = [
     "Conf",
     "is_working_copy",
     "load",
-    "matches",
     "parse",
     "parse_spec",
     "resolve",
@@ -45,8 +44,11 @@ __all__ = [
 MAX_FILE = 64 * 1024 * 1024
 MAX_LINE = 4096
 MAX_MESSAGES = 50
+MAX_SCHEDULES = 200
 
 _FORMS = "neither a database (host[:port]/dbname) nor a schedule (0 1 * * * default ./backup.sh -s)"
+_HASH = "ignored, because the line holds a #; to use the line, move its comment to a line of its own"
+_PLAIN = re.compile(r"([A-Za-z0-9._-]{1,253})(?::([1-9][0-9]{0,3}))?/([A-Za-z0-9._-]{1,63})")
 _MINUTE = re.compile(r"[0-9*,/-]+")
 
 
@@ -99,39 +101,47 @@ def parse(data: bytes, *, default_port: int, source: str) -> Conf:
     """Understand a configuration file, or raise ConfigError with every `source:line: problem`."""
     problems: list[str] = []
     warnings: list[str] = []
-    first: dict[_Entry, int] = {}
+    seen: dict[object, int] = {}
+    entries: list[tuple[int, _Entry]] = []
     foreign: dict[str, list[int]] = {}
+    schedules = 0
     for number, line in _lines(data, source):
-        if "#" in line:
-            warnings.append(
-                f"{source}:{number}: ignored, because the line holds a #; "
-                "to use the line, move its comment to a line of its own"
-            )
-            continue
-        try:
-            entry = _entry(line, number, default_port)
-        except ValueError as error:
-            problems.append(f"{source}:{number}: {error}")
-            if len(problems) == MAX_MESSAGES:
-                problems.append(f"{source}: there may be more; these are the first {MAX_MESSAGES}")
-                break
-            continue
-        if isinstance(entry, Foreign):
-            foreign.setdefault(entry.kind, []).append(number)
-            continue
-        same = first.setdefault(entry if isinstance(entry, DatabaseSpec) else replace(entry, line=0), number)
-        if same != number:
-            warnings.append(f"{source}:{number}: repeats line {same}, and is ignored")
+        same = seen.get(line)  # spares the parser lines that repeat letter by letter
+        if same is None:
+            if "#" in line:
+                warnings.append(f"{source}:{number}: {_HASH}")
+                continue
+            try:
+                entry = _entry(line, number, default_port)
+            except ValueError as error:
+                problems.append(f"{source}:{number}: {error}")
+                if len(problems) == MAX_MESSAGES:
+                    problems.append(f"{source}: there may be more; these are the first {MAX_MESSAGES}")
+                    break
+                continue
+            if isinstance(entry, Foreign):
+                foreign.setdefault(entry.kind, []).append(number)
+                continue
+            same = seen.setdefault(_identity(entry), number)
+            seen[line] = same
+            if same == number:
+                entries.append((number, entry))
+                schedules += isinstance(entry, Schedule)
+                if schedules > MAX_SCHEDULES:
+                    problems.append(f"{source}:{number}: one schedule too many; the most is {MAX_SCHEDULES}")
+                    break
+                continue
+        warnings.append(f"{source}:{number}: repeats line {same}, and is ignored")
     if problems:
         raise ConfigError(problems)
     if foreign:
         kinds = "; ".join(f"{kind}: line {_numbers(lines)}" for kind, lines in islice(foreign.items(), 10))
         warnings.append(f"{source}: lines for other kinds of database are skipped ({kinds})")
     conf = Conf(
-        databases=tuple(entry for entry in first if isinstance(entry, DatabaseSpec)),
-        patterns=tuple(replace(e, line=n) for e, n in first.items() if isinstance(e, DatabasePattern)),
-        schedules=tuple(replace(e, line=n) for e, n in first.items() if isinstance(e, Schedule)),
-        lines=tuple(number for entry, number in first.items() if isinstance(entry, DatabaseSpec)),
+        databases=tuple(entry for _, entry in entries if isinstance(entry, DatabaseSpec)),
+        patterns=tuple(entry for _, entry in entries if isinstance(entry, DatabasePattern)),
+        schedules=tuple(entry for _, entry in entries if isinstance(entry, Schedule)),
+        lines=tuple(number for number, entry in entries if isinstance(entry, DatabaseSpec)),
     )
     warnings += _exclusion_warnings(conf, source)
     if len(warnings) > MAX_MESSAGES:
@@ -155,33 +165,47 @@ def _lines(data: bytes, source: str) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
+def _identity(entry: _Entry) -> object:
+    """Return what makes two lines say the same."""
+    match entry:
+        case DatabaseSpec():
+            return entry
+        case DatabasePattern():
+            return entry.host, entry.port, entry.pattern, entry.exclude
+        case Schedule():
+            return entry.expression, entry.user, entry.action, entry.spec, entry.filter
+
+
 def _numbers(lines: Sequence[int]) -> str:
     most = 10
     return ", ".join(map(str, lines[:most])) + (" …" if len(lines) > most else "")
 
 
 def _exclusion_warnings(conf: Conf, source: str) -> list[str]:
-    exclusions = [pattern for pattern in conf.patterns if pattern.exclude]
+    exclusions = [(pattern, _server(pattern)) for pattern in conf.patterns if pattern.exclude]
     listed = {spec.server for spec in conf.databases}
     listed |= {_server(pattern) for pattern in conf.patterns if not pattern.exclude}
     warnings = [
-        f"{source}:{pattern.line}: excludes nothing; no line lists a database of {_server(pattern)}"
-        for pattern in exclusions
-        if _server(pattern) not in listed
+        f"{source}:{pattern.line}: excludes nothing; no line lists a database of {server}"
+        for pattern, server in exclusions
+        if server not in listed
     ]
     # Only a courtesy, so it may not cost more than the file itself.
     if len(exclusions) * len(conf.databases) <= 20_000:  # noqa: PLR2004
         warnings += [
             f"{source}:{number}: is listed, but line {pattern.line} excludes it"
             for number, spec in zip(conf.lines, conf.databases, strict=True)
-            for pattern in exclusions
-            if _server(pattern) == spec.server and matches(pattern.pattern, spec.dbname)
+            for pattern, server in exclusions
+            if server == spec.server and matches(pattern.pattern, spec.dbname)
         ]
     return warnings
 
 
 def _entry(line: str, number: int, default_port: int) -> _Entry | Foreign:
     """Understand one line, or raise ValueError with a sentence about it."""
+    plain = _PLAIN.fullmatch(line)
+    if plain:  # what nearly every line of a long file is, without the questions below
+        return DatabaseSpec(plain[1], int(plain[2] or default_port), plain[3])
     if len(line) > MAX_LINE:
         raise ValueError(f"the line has {len(line):,} characters; the most is {MAX_LINE:,}")
     line = line.replace("\t", " ")
@@ -229,23 +253,6 @@ def _server(pattern: DatabasePattern) -> Server:
 def wanted_servers(patterns: Sequence[DatabasePattern]) -> tuple[Server, ...]:
     """Return the servers whose databases must be found out, in the order of the file."""
     return tuple(dict.fromkeys(_server(pattern) for pattern in patterns if not pattern.exclude))
-
-
-def matches(pattern: str, name: str) -> bool:
-    """Tell whether a name fits a pattern as written, where * stands for any run of characters."""
-    first, *rest = (unquote(piece) for piece in pattern.split("*"))
-    if not rest:
-        return first == name
-    *middle, last = rest
-    position, end = len(first), len(name) - len(last)
-    if position > end or not name.startswith(first) or not name.endswith(last):
-        return False
-    for piece in middle:
-        at = name.find(piece, position, end)
-        if at < 0:
-            return False
-        position = at + len(piece)
-    return True
 
 
 def is_working_copy(name: str) -> bool:

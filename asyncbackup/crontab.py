@@ -17,7 +17,7 @@ ALL = "all"
 NICKNAMES = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
 """The @names that a schedule may begin with; @reboot and @every name no point in time."""
 
-_CRON = re.compile(r"[0-9A-Za-z*,/ -]{1,500}")
+_CRON = re.compile(r"[0-9A-Za-z*,/ -]{1,256}")
 _CRON_FIELDS = {
     "minute": "0-59",
     "hour": "0-23",

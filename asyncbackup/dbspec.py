@@ -6,7 +6,7 @@ host (`%2Fvar%2Frun%2Fpostgresql`), an asterisk (`%2A`, since a bare one is a wi
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from socket import AF_INET6, inet_ntop, inet_pton
 from urllib.parse import quote, unquote
 
 from asyncbackup.errors import UsageError
@@ -30,10 +30,14 @@ class Foreign:
 
 def shown(text: str, limit: int = 60) -> str:
     """Return input fit for a message: quoted, short, control characters escaped."""
-    safe = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:limit]
-    )
-    return f'"{safe}…"' if len(text) > limit or len(safe) > limit + 12 else f'"{safe}"'
+    safe = "".join(char if char.isprintable() else _escaped(char) for char in text[: limit + 1])
+    return f'"{safe}"' if len(safe) <= limit else f'"{safe[:limit]}…"'
+
+
+def _escaped(char: str) -> str:
+    if "\udc80" <= char <= "\udcff":  # a byte that was not UTF-8
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()
 
 
 def split_kind(text: str) -> tuple[str, str]:
@@ -64,8 +68,8 @@ def split_address(text: str, default_port: int) -> tuple[str, int, str]:
         literal, bracket, rest = address[1:].partition("]")
         colon, port = rest[:1], rest[1:]
         try:
-            host = str(IPv6Address(decode(literal, "host")))
-        except ValueError as error:
+            host = _ipv6(decode(literal, "host"))
+        except (OSError, ValueError) as error:
             raise ValueError(f"{shown(literal)} is no IPv6 address; write [::1]/dbname") from error
         if not bracket or colon not in {"", ":"}:
             raise ValueError(f"{shown(address)} is no address; write [::1]/dbname or [::1]:5432/dbname")
@@ -79,6 +83,14 @@ def split_address(text: str, default_port: int) -> tuple[str, int, str]:
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= MAX_PORT):  # noqa: PLR2004
         raise ValueError(f"the port {shown(port)} must be a number from 1 to {MAX_PORT}")
     return host, int(port), name
+
+
+def _ipv6(text: str) -> str:
+    """Return an IPv6 address in its short form, so that one address is one server."""
+    address, percent, zone = text.partition("%")
+    if percent and not zone.isalnum():
+        raise ValueError("the zone after the % is missing")
+    return inet_ntop(AF_INET6, inet_pton(AF_INET6, address)) + percent + zone
 
 
 def check_host(host: str) -> str:
@@ -166,3 +178,20 @@ def spec_text(spec: DatabaseSpec) -> str:
     """Return a database as `parse_spec` and a configuration file take it, odd characters encoded."""
     host = f"[{spec.host}]" if ":" in spec.host else quote(spec.host, safe="")
     return f"{host}:{spec.port}/{quote(spec.dbname, safe='$') or GLOBALS_LABEL}"
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Tell whether a name fits a pattern as written, where * stands for any run of characters."""
+    first, *rest = (unquote(piece) for piece in pattern.split("*"))
+    if not rest:
+        return first == name
+    *middle, last = rest
+    position, end = len(first), len(name) - len(last)
+    if position > end or not name.startswith(first) or not name.endswith(last):
+        return False
+    for piece in middle:
+        at = name.find(piece, position, end)
+        if at < 0:
+            return False
+        position = at + len(piece)
+    return True

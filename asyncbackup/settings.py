@@ -14,29 +14,10 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from asyncbackup import conf, variables
+from asyncbackup import conf, units, variables
 from asyncbackup.dbspec import check_dbname, check_host, shown
 from asyncbackup.errors import ConfigError
 from asyncbackup.model import Credentials, DatabaseSpec, Secret, Server
-from asyncbackup.units import (
-    AnyOrNone,
-    Count,
-    Folder,
-    Hidden,
-    HiddenUrl,
-    Level,
-    LockWait,
-    Lower,
-    Port,
-    Seconds,
-    Some,
-    SomeSeconds,
-    from_text,
-    parse_folders,
-    parse_mode,
-    parse_web,
-    parse_zone,
-)
 
 _LOGIN = re.compile(r"[A-Z0-9_]{1,300}_(?:USER|PASSWORD)(?:_FILE)?")
 
@@ -60,108 +41,108 @@ class Settings(BaseSettings):
     backup_conf: Path = _default("backup.conf")
     """File that lists databases and schedules. When this is set, the file must exist; the default may
     be missing, or list no database, and then the next two variables say what to back up."""
-    database_service_name: Annotated[str, from_text(check_host)] = _default("postgresql")
+    database_service_name: Annotated[str, units.from_text(check_host)] = _default("postgresql")
     """Host of the default database: the one to back up when no file lists any."""
     postgresql_database: Annotated[str, BeforeValidator(check_dbname)] = _default("my_postgres_db")
     """Name of the default database."""
-    default_port: Port = _default("5432")
+    default_port: units.Port = _default("5432")
     """Port, where none is named."""
-    postgresql_port_num: Port | None = _default(None)
+    postgresql_port_num: units.Port | None = _default(None)
     """The same; when both are set, this one counts."""
 
     postgresql_user: str = _default("")
     """User for every server that has no `<HOST>_USER` of its own."""
-    postgresql_password: Hidden = _default("")
+    postgresql_password: units.Hidden = _default("")
     """Its password."""
     database_user: str = _default("")
     """The same, where `POSTGRESQL_USER` is not set."""
-    database_password: Hidden = _default("")
+    database_password: units.Hidden = _default("")
     """Its password, where `POSTGRESQL_PASSWORD` is not set."""
     admin_user: str = _default("")
     """User who may create databases, for a restore; by default, the database's own user."""
-    admin_password: Hidden = _default("")
+    admin_password: units.Hidden = _default("")
     """Its password."""
 
     backup_dir: Path = _default("/backups/")
     """Folder under which backups are stored."""
-    root_backup_dir: Folder = _default("")
+    root_backup_dir: units.Folder = _default("")
     """The same; when both are set, this one counts."""
-    backup_file_mode: Annotated[int, from_text(parse_mode)] = _default("0600")
+    backup_file_mode: Annotated[int, units.from_text(units.parse_mode)] = _default("0600")
     """Permissions of a backup: `0600`, or `0640` for readers of the same group, such as a verification
     job that runs as another user."""
-    lock_dir: Folder = _default("")
+    lock_dir: units.Folder = _default("")
     """Folder for lock files, where `BACKUP_DIR` is on a file system that cannot lock; by default,
     `BACKUP_DIR` itself. All jobs that share a backup folder must share it."""
-    tz: Annotated[str, from_text(parse_zone)] = _default("")
+    tz: Annotated[str, units.from_text(units.parse_zone)] = _default("")
     """Time zone of schedules, folder names and file names; by default, the machine's."""
 
-    backup_strategy: Annotated[Literal["daily", "rolling"], Lower] = _default("daily")
+    backup_strategy: Annotated[Literal["daily", "rolling"], units.Lower] = _default("daily")
     """`daily` keeps the newest `NUM_BACKUPS`; `rolling` keeps daily, weekly and monthly ones."""
-    num_backups: Count = _default("31")
+    num_backups: units.Count = _default("31")
     """Backups of each database to keep with the `daily` strategy."""
-    daily_backups: Count = _default("6")
+    daily_backups: units.Count = _default("6")
     """Backups from Monday to Saturday to keep with the `rolling` strategy."""
-    weekly_backups: Count = _default("4")
+    weekly_backups: units.Count = _default("4")
     """Backups from Sundays to keep with the `rolling` strategy."""
-    monthly_backups: Count = _default("1")
+    monthly_backups: units.Count = _default("1")
     """Backups from the last day of a month to keep with the `rolling` strategy. 0 or less in all three:
     one daily backup is kept; a negative weekly or monthly count: the `daily` strategy is used."""
-    backup_period: SomeSeconds = _default("1d")
+    backup_period: units.SomeSeconds = _default("1d")
     """Pause between two cycles, where no schedule is listed."""
 
-    max_concurrent_dumps: Some = _default("4")
+    max_concurrent_dumps: units.Some = _default("4")
     """Databases to dump at the same time."""
-    max_concurrent_dumps_per_server: Some = _default("4")
+    max_concurrent_dumps_per_server: units.Some = _default("4")
     """Databases to dump at the same time from one server."""
-    backup_order: Annotated[Literal["largest", "listed"], Lower] = _default("largest")
+    backup_order: Annotated[Literal["largest", "listed"], units.Lower] = _default("largest")
     """`largest` starts with the largest, so that it does not run alone at the end; `listed` follows the
     file."""
-    compression_level: Level = _default("1")
+    compression_level: units.Level = _default("1")
     """From 0, none, to 9, smallest; 1 is by far the fastest."""
-    dump_stall_timeout: Seconds = _default("30m")
+    dump_stall_timeout: units.Seconds = _default("30m")
     """A dump that brings nothing for so long is ended; 0 waits for ever."""
-    backup_deadline: Seconds = _default("0")
+    backup_deadline: units.Seconds = _default("0")
     """The longest that one database may take; 0 is no limit."""
-    lock_wait_timeout: LockWait = _default("60s")
+    lock_wait_timeout: units.LockWait = _default("60s")
     """How long a dump waits for a table that something else has locked; 0 waits for ever."""
-    connect_timeout: SomeSeconds = _default("10s")
+    connect_timeout: units.SomeSeconds = _default("10s")
     """How long a server may take to answer."""
-    dump_retries: AnyOrNone = _default("2")
+    dump_retries: units.AnyOrNone = _default("2")
     """How often a dump is tried again after a failure that may pass by itself."""
-    retry_delay: Seconds = _default("5s")
+    retry_delay: units.Seconds = _default("5s")
     """Pause before the first new try; each further pause is longer."""
     dump_globals: bool = _default("true")
     """Whether to back up each server's roles and tablespaces."""
     globals_passwords: bool = _default("false")
     """Whether that includes the password hashes, which only a superuser can read."""
-    pg_bindirs: Annotated[tuple[Path, ...], from_text(parse_folders)] = _default("")
+    pg_bindirs: Annotated[tuple[Path, ...], units.from_text(units.parse_folders)] = _default("")
     """More folders with PostgreSQL clients, with colons between them; they are looked into first."""
-    shutdown_grace: Seconds = _default("8s")
+    shutdown_grace: units.Seconds = _default("8s")
     """How long running dumps may take to end when the program is told to stop."""
 
     table_schema: str = _default("public")
     """Schema in which a verification expects tables."""
-    database_server_timeout: SomeSeconds = _default("30")
+    database_server_timeout: units.SomeSeconds = _default("30")
     """How long the server for verifications may take to start."""
-    verify_dir: Folder = _default("")
+    verify_dir: units.Folder = _default("")
     """Folder for the server that verifications start, and that is deleted afterwards."""
 
-    ftp_url: Hidden = _default("")
+    ftp_url: units.Hidden = _default("")
     """FTP folder to copy each backup to, ending in a slash; empty turns it off."""
     ftp_user: str = _default("")
     """User at the FTP server."""
-    ftp_password: Hidden = _default("")
+    ftp_password: units.Hidden = _default("")
     """Its password."""
-    s3_endpoint: Annotated[str, from_text(parse_web)] = _default("")
+    s3_endpoint: Annotated[str, units.from_text(units.parse_web)] = _default("")
     """URL of an S3 service to copy each backup to; empty turns it off."""
     s3_bucket: str = _default("")
     """Bucket there."""
     s3_user: str = _default("")
     """Access key there."""
-    s3_password: Hidden = _default("")
+    s3_password: units.Hidden = _default("")
     """Its secret."""
 
-    webhook_url: HiddenUrl = _default("")
+    webhook_url: units.HiddenUrl = _default("")
     """URL to post notifications to; empty turns them off."""
     webhook_template: Path = _default("webhook-template.json")
     """File that gives notifications another shape; it may be missing."""
@@ -169,14 +150,14 @@ class Settings(BaseSettings):
     """Name of this environment, for people; goes into notifications."""
     environment_name: str = _default("")
     """Name or id of this environment, for links; goes into notifications."""
-    pgduty_svc_key: Hidden = _default("")
+    pgduty_svc_key: units.Hidden = _default("")
     """PagerDuty integration key; empty turns it off."""
-    pgduty_url: Annotated[str, from_text(parse_web)] = _default("")
+    pgduty_url: Annotated[str, units.from_text(units.parse_web)] = _default("")
     """Where PagerDuty takes events."""
 
-    log_format: Annotated[Literal["auto", "json", "console"], Lower] = _default("auto")
+    log_format: Annotated[Literal["auto", "json", "console"], units.Lower] = _default("auto")
     """`json`, one object a line; `console`, for people; `auto` chooses by whether a terminal reads."""
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Lower] = _default("info")
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], units.Lower] = _default("info")
     """The least that is logged."""
 
     @classmethod
@@ -228,7 +209,7 @@ def load(environ: Mapping[str, str]) -> Settings:
     for field in Settings.model_fields:
         name = field.upper()
         try:
-            value = variables.read(environ, name) if _has_file(field) else environ.get(name, "")
+            value = variables.read(environ, name) if _has_file(field) else environ.get(name, "").strip()
         except ConfigError as error:
             problems += error.problems
             continue
