@@ -108,6 +108,7 @@ def settings(job: Job, folder: Path) -> dict[str, str]:
         "BACKUP_DIR": str(folder / "output"),
         "POSTGRESQL_USER": job.target.user,
         "MAX_CONCURRENT_DUMPS": str(job.concurrency),
+        "MAX_CONCURRENT_DUMPS_PER_SERVER": str(job.concurrency),
         "LOG_FORMAT": "json",
     }
 

@@ -134,7 +134,8 @@ def sweep(records: Sequence[Record], sql_bytes: int) -> str:
         rows.append(row)
     best = min(walls.values())
     choice = min(concurrency for concurrency, wall in walls.items() if wall <= best * 1.05)
-    return f"{table(rows)}\n\nMAX_CONCURRENT_DUMPS={choice}: the fewest at once within 5 % of the fastest"
+    advice = f"MAX_CONCURRENT_DUMPS_PER_SERVER={choice}: the fewest at once within 5 % of the fastest"
+    return f"{table(rows)}\n\n{advice}"
 
 
 def memory(records: Sequence[Record], sizes: Mapping[str, int]) -> str:
@@ -159,9 +160,10 @@ def noise(records: Sequence[Record]) -> str:
     disturbed = [r for r in records if r.other_load > NOISE]
     if not disturbed:
         return ""
+    whom = "others" if records[0].run.server_cpu is not None else "others, or the server if it is here,"
     worst = max(disturbed, key=lambda record: record.other_load)
     return (
-        f"NOISY: in {len(disturbed)} of {len(records)} runs others used more than {NOISE:.0%} of this machine"
+        f"NOISY: in {len(disturbed)} of {len(records)} runs {whom} used more than {NOISE:.0%} of this machine"
         f" (worst: {worst.contender}, round {worst.round}, {worst.other_load:.0%})"
     )
 
