@@ -76,25 +76,26 @@ _Entry = DatabaseSpec | DatabasePattern | Schedule
 
 def load(path: Path, *, default_port: int) -> Conf:
     """Read and parse a configuration file; a missing one raises FileNotFoundError."""
+    source = os.fsencode(path).decode(errors="replace")
     try:
         # Without O_NONBLOCK, opening a FIFO would wait for its writer for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+        raise ConfigError([f"{source}: cannot be read: {error.strerror}"]) from error
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
-            raise ConfigError([f"{path}: is {kind}; a text file with one host/dbname per line is needed"])
+            raise ConfigError([f"{source}: is {kind}; a text file with one host/dbname per line is needed"])
         with os.fdopen(os.dup(descriptor), "rb") as file:
             data = file.read(MAX_FILE + 1)
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+        raise ConfigError([f"{source}: cannot be read: {error.strerror}"]) from error
     finally:
         os.close(descriptor)
-    return parse(data, default_port=default_port, source=str(path))
+    return parse(data, default_port=default_port, source=source)
 
 
 def parse(data: bytes, *, default_port: int, source: str) -> Conf:

@@ -27,8 +27,6 @@ _CRON_FIELDS = {
 }
 _PROGRAMS = ("backup.sh", "asyncbackup")
 _SHELL = re.compile(r"[;&|<>$`\\(){}]")
-
-
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
@@ -53,11 +51,12 @@ def read_schedule(words: list[str], number: int, default_port: int) -> Schedule 
     if count == 1:
         expression = expression.lower()
         if expression not in NICKNAMES:
-            raise ValueError(f"{shown(words[0])} is not known; use one of {', '.join(sorted(NICKNAMES))}")
-    user, command = (words[count : count + 1], words[count + 1 :])
+            raise ValueError(f"{shown(words[0])} is not known; use one of {', '.join(NICKNAMES)}")
+    user, command = words[count : count + 1], words[count + 1 :]
     if user and _program(user[0]):
         raise ValueError(
-            f"the user column is missing; write {expression} default {' '.join(words[count:])[:60]}"
+            f"the user column is missing before {shown(user[0])}; "
+            "write as in 0 1 * * * default ./backup.sh -s"
         )
     if not command:
         raise ValueError("the schedule is cut short; write as in 0 1 * * * default ./backup.sh -s")

@@ -50,15 +50,15 @@ def split_kind(text: str) -> tuple[str, str]:
         return "", rest
     if kind.startswith(("postg", "pg", "psql")):  # skipping it would leave a database without backup
         raise ValueError(f"the type {shown(match[1])} is not known; write postgres=host[:port]/dbname")
-    if rest.partition("/")[0] == "" or "/" not in rest:
-        raise ValueError(f"{shown(text)} is no database; write host/dbname or host:port/dbname")
+    if rest.find("/") < 1:  # never echoed whole, for it may hold a password
+        raise ValueError(f"{shown(match[0])} has no place here; variables are set in the environment")
     return kind, rest
 
 
 def split_address(text: str, default_port: int) -> tuple[str, int, str]:
     """Take `host[:port]/name` apart; the name is still encoded and may hold wildcards."""
     address, _, name = text.partition("/")
-    if "@" in address:  # never echoed, for it may hold a password
+    if "@" in text.rpartition("/")[0]:  # never echoed, for it may hold a password
         raise ValueError("holds an @ before the /; write host[:port]/dbname, without user or password")
     if not name:
         raise ValueError(f"the database name is missing after {shown(text)}; write host/dbname")
@@ -177,7 +177,7 @@ def read_spec(text: str, default_port: int) -> DatabaseSpec:
 def spec_text(spec: DatabaseSpec) -> str:
     """Return a database as `parse_spec` and a configuration file take it, odd characters encoded."""
     host = f"[{spec.host}]" if ":" in spec.host else quote(spec.host, safe="")
-    return f"{host}:{spec.port}/{quote(spec.dbname, safe='$') or GLOBALS_LABEL}"
+    return f"{host}:{spec.port}/{quote(spec.dbname, safe='') or GLOBALS_LABEL}"
 
 
 def matches(pattern: str, name: str) -> bool:
