@@ -15,6 +15,8 @@ from asyncbackup.model import GLOBALS, GLOBALS_LABEL, DatabaseSpec
 MAX_DBNAME = 63  # NAMEDATALEN - 1, in bytes
 MAX_HOST = 253
 MAX_PORT = 65535
+MAX_PATH = 200
+"""How much of a path a message shows."""
 
 _HOST = re.compile(r"[A-Za-z0-9._%-]+")
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -32,6 +34,11 @@ def shown(text: str, limit: int = 60) -> str:
     """Return input fit for a message: quoted, short, control characters escaped."""
     safe = "".join(char if char.isprintable() else _escaped(char) for char in text[: limit + 1])
     return f'"{safe}"' if len(safe) <= limit else f'"{safe[:limit]}…"'
+
+
+def is_utf8(text: str) -> bool:
+    """Tell whether a text from the system was UTF-8; what was not, Python holds as lone surrogates."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _escaped(char: str) -> str:
@@ -135,10 +142,9 @@ def check_dbname(name: str, *, least: int = 1) -> str:
     """Return a name that PostgreSQL can have, or raise ValueError."""
     if len(name) < least:
         raise ValueError("the database name is missing; write host/dbname")
-    try:
-        length = len(name.encode())
-    except UnicodeEncodeError as error:
-        raise ValueError(f"the database name {shown(name)} is not UTF-8") from error
+    if not is_utf8(name):
+        raise ValueError(f"the database name {shown(name)} is not UTF-8")
+    length = len(name.encode())
     if length > MAX_DBNAME:
         raise ValueError(f"the database name {shown(name)} has {length} bytes; the most is {MAX_DBNAME}")
     if "\0" in name:

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from asyncbackup import conf, units, variables
-from asyncbackup.dbspec import check_dbname, check_host, shown
+from asyncbackup.dbspec import MAX_PATH, check_dbname, check_host, is_utf8, shown
 from asyncbackup.errors import ConfigError
 from asyncbackup.model import Credentials, DatabaseSpec, Secret, Server
 
@@ -51,7 +51,10 @@ class Settings(BaseSettings):
     """The same; when both are set, this one counts."""
 
     postgresql_user: str = _default("")
-    """User for every server that has no `<HOST>_USER` of its own."""
+    """User for every server that has no `<HOST>_USER` of its own, such as `WALLET_DB_USER` for wallet-db:
+    whatever is no letter or digit becomes `_`. `<HOST>_<PORT>_USER` goes first, and `HOST_` may stand
+    before a name that begins with a digit. The same holds for `_PASSWORD`. What is found nowhere is left
+    to libpq: `PGUSER`, `PGPASSFILE` and the like."""
     postgresql_password: units.Hidden = _default("")
     """Its password."""
     database_user: str = _default("")
@@ -190,7 +193,6 @@ _MESSAGES = {
     "bool_parsing": "must be true or false",
     "greater_than": "must be longer than 0, such as 90s, 30m, 12h or 1d",
     "less_than_equal": "must be {le:.0f} seconds or less",
-    "string_unicode": "must be text in UTF-8",
 }
 
 
@@ -213,7 +215,9 @@ def load(environ: Mapping[str, str]) -> Settings:
         except ConfigError as error:
             problems += error.problems
             continue
-        if value.strip():
+        if not value.isascii() and not is_utf8(value):
+            problems.append(f"{name}: must be text in UTF-8")
+        elif value.strip():
             values[field] = value
     try:
         settings = Settings(**values)
@@ -259,17 +263,16 @@ def databases(settings: Settings) -> conf.Conf:
         found = conf.load(settings.backup_conf, default_port=settings.default_port)
     except FileNotFoundError as error:
         if "backup_conf" in settings.model_fields_set:
-            problem = f"BACKUP_CONF={shown(str(settings.backup_conf))}: there is no such file"
+            problem = f"BACKUP_CONF={shown(str(settings.backup_conf), MAX_PATH)}: there is no such file"
             raise ConfigError([problem]) from error
         found = conf.Conf()
     if not found.lists_databases:
         host, port = settings.database_service_name, settings.default_port
         spec = DatabaseSpec(host, port, settings.postgresql_database)
         found = replace(found, databases=(spec,), lines=(0,))
+    wanted = conf.wanted_servers(found.patterns)
     problems: dict[str, None] = {}
-    for server in {spec.server: None for spec in found.databases} | dict.fromkeys(
-        conf.wanted_servers(found.patterns)
-    ):
+    for server in dict.fromkeys([*(spec.server for spec in found.databases), *wanted]):
         try:
             credentials(settings, server)
         except ConfigError as error:

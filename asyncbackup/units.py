@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from asyncbackup.model import Secret
 
@@ -105,7 +105,11 @@ Port = Annotated[int, from_text(partial(parse_whole, low=1, high=MAX_PORT)), Fie
 Seconds = Annotated[float, from_text(parse_duration), Field(ge=0)]
 LockWait = Annotated[Seconds, Field(le=LONGEST_LOCK_WAIT)]
 SomeSeconds = Annotated[float, from_text(parse_duration), Field(gt=0)]
-Hidden = Annotated[Secret, BeforeValidator(lambda value: Secret(value) if isinstance(value, str) else value)]
+Hidden = Annotated[
+    Secret,
+    BeforeValidator(lambda value: Secret(value) if isinstance(value, str) else value),
+    PlainSerializer(lambda secret: str(secret) if secret else ""),  # or a model_dump would tell it
+]
 HiddenUrl = Annotated[Hidden, from_text(parse_web)]
 Folder = Annotated[Path | None, from_text(lambda text: Path(text) if text else None)]
 Lower = from_text(str.lower)

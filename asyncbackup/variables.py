@@ -5,7 +5,7 @@ import re
 import stat
 from collections.abc import Mapping
 
-from asyncbackup.dbspec import shown
+from asyncbackup.dbspec import MAX_PATH, shown
 from asyncbackup.errors import ConfigError
 from asyncbackup.model import Credentials, Secret
 
@@ -20,6 +20,7 @@ def read(environ: Mapping[str, str], name: str) -> str:
     value, path = environ.get(name, ""), environ.get(name + FILE, "")
     if not path:
         return value
+    told = f"{name}{FILE}={shown(path, MAX_PATH)}"
     if value:
         raise ConfigError([f"{name}{FILE}: {name} is set, too; set only one of them"])
     try:
@@ -27,18 +28,18 @@ def read(environ: Mapping[str, str], name: str) -> str:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ConfigError([f"{name}{FILE}={shown(path)}: is no regular file"])
+                raise ConfigError([f"{told}: is no regular file"])
             data = os.read(descriptor, MAX_FILE + 1)
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise ConfigError([f"{name}{FILE}={shown(path)}: cannot be read: {error.strerror}"]) from error
+        raise ConfigError([f"{told}: cannot be read: {error.strerror}"]) from error
     if len(data) > MAX_FILE or b"\0" in data:
-        raise ConfigError([f"{name}{FILE}={shown(path)}: must be a short text"])
+        raise ConfigError([f"{told}: must be a short text"])
     try:
         return data.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
-        raise ConfigError([f"{name}{FILE}={shown(path)}: must be text in UTF-8"]) from error
+        raise ConfigError([f"{told}: must be text in UTF-8"]) from error
 
 
 def prefixes(host: str, port: int) -> tuple[str, ...]:
