@@ -193,8 +193,9 @@ async def _reachable(bindir: Path, base: Path, account: struct_passwd | None, lo
     """Return a folder of these binaries that the account can run: `bindir`, or else a copy in `base`."""
     if account is None or await _runs(bindir, account, log):
         return bindir
-    prefix, libraries = bindir.parent, bindir.parent.parent.with_suffix(".libs")
-    copied = base / "wheel" / prefix.parent.name / prefix.name / bindir.name
+    prefix, package = bindir.parent, bindir.parent.parent
+    libraries = package.parent / f"{package.name}.libs"
+    copied = base / "wheel" / package.name / prefix.name / bindir.name
     if libraries.is_dir():
         # The binaries look for their libraries at $ORIGIN/../../../<package>.libs.
         await see_through(
@@ -240,12 +241,14 @@ async def _connect(sockets: Path, port: int, dbname: str) -> "asyncpg.Connection
         user=SUPERUSER,
         password="",
         database=dbname,
+        ssl=False,
         target_session_attrs=SessionAttribute.any,
     )
 
 
 async def _runs(bindir: Path, account: struct_passwd, log: IO[bytes]) -> bool:
-    return await finished([f"{bindir}/initdb", "--version"], account, log) == 0
+    # Through env(1): setpriv itself still has root's capabilities while it looks for its command.
+    return await finished(["/usr/bin/env", f"{bindir}/initdb", "--version"], account, log) == 0
 
 
 def _free_port(wanted: int) -> int:
