@@ -38,7 +38,7 @@ def shown(text: str, limit: int = 60) -> str:
 
 def is_utf8(text: str) -> bool:
     """Tell whether a text from the system was UTF-8; what was not, Python holds as lone surrogates."""
-    return not any("\ud800" <= char <= "\udfff" for char in text)
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _escaped(char: str) -> str:

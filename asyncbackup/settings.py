@@ -215,7 +215,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         except ConfigError as error:
             problems += error.problems
             continue
-        if not value.isascii() and not is_utf8(value):
+        if not is_utf8(value):
             problems.append(f"{name}: must be text in UTF-8")
         elif value.strip():
             values[field] = value
