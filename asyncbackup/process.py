@@ -8,8 +8,10 @@ import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from asyncbackup.errors import ClientError
+from asyncbackup.threads import see_through
 
 _TERM_GRACE = 5.0  # seconds between SIGTERM and SIGKILL for a child that is not wanted any more
 _KEEP_LINES = 400
@@ -44,12 +46,18 @@ def die_with_parent() -> tuple[str, ...]:
     hook that is unsafe beside threads. Without it a dump still ends at its next write, by SIGPIPE.
     """
     setpriv = shutil.which("setpriv")
-    return (setpriv, "--pdeathsig", "TERM", "--") if setpriv else ()
+    # busybox has one, too, which does not know the option.
+    known = setpriv is not None and Path(setpriv).resolve().name == "setpriv"
+    return (setpriv, "--pdeathsig", "TERM", "--") if setpriv and known else ()
 
 
 @contextlib.asynccontextmanager
 async def spawn(
-    argv: Sequence[str | Path], *, env: Mapping[str, str], stdout: int = asyncio.subprocess.DEVNULL
+    argv: Sequence[str | Path],
+    *,
+    env: Mapping[str, str],
+    stdout: int | IO[bytes] = asyncio.subprocess.DEVNULL,
+    pass_fds: Sequence[int] = (),
 ) -> AsyncIterator[Child]:
     """Start a program in a session of its own; on leaving the block it has ended, by force if need be.
 
@@ -64,6 +72,7 @@ async def spawn(
             stdout=stdout,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
+            pass_fds=pass_fds,
             limit=1 << 16,
         )
     except OSError as error:
@@ -100,21 +109,12 @@ async def _drain(child: Child) -> None:
 
 
 async def _end(child: Child, reader: asyncio.Task[None]) -> None:
-    """See the child to its end, also while we are being cancelled again and again."""
-    ending = asyncio.ensure_future(_terminate(child))
-    cancelled: asyncio.CancelledError | None = None
-    while not ending.done():
-        try:
-            await asyncio.shield(ending)
-        except asyncio.CancelledError as error:
-            cancelled = error
-            child.signal(signal.SIGKILL)
-    ending.result()
-    reader.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await reader
-    if cancelled is not None:
-        raise cancelled
+    try:
+        await see_through(asyncio.ensure_future(_terminate(child)))
+    finally:
+        reader.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await reader
 
 
 async def _terminate(child: Child) -> None:

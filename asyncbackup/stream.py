@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from io import FileIO
 from typing import Protocol
 
 from asyncbackup import __version__
@@ -87,72 +88,57 @@ def compressor(level: int) -> Compressor:
     return Compressor("zlib", level, lambda: zlib.compressobj(level, wbits=-15), crc32)
 
 
-def pump(source: int, target: int, compressor: Compressor, progress: Progress) -> Pumped:
-    """Move everything from the pipe to the file; own and close both descriptors.
+def pump(source: FileIO, target: FileIO, compressor: Compressor, progress: Progress) -> Pumped:
+    """Move everything from the pipe to the file; close both.
 
     Returns when the pipe is at its end and the file is synced. Raises OSError when the file cannot
     be written, synced or closed: the file is then worth nothing, and no second fsync makes it good.
     """
-    try:
-        try:
-            pumped = _pump(source, target, compressor, progress)
-            os.fsync(target)
-        finally:
-            os.close(source)  # a writer that is still alive learns by EPIPE that nobody reads on
-    except BaseException:
-        os.close(target)
-        raise
-    os.close(target)  # network file systems report a failed write here
+    # On an error the pipe is closed, too: a writer that is alive learns by EPIPE that nobody reads on.
+    with source, target:
+        pumped = _pump(source, target, compressor, progress)
+        os.fsync(target.fileno())
+        target.close()  # network file systems report a failed write here
     return pumped
 
 
-def _pump(source: int, target: int, compressor: Compressor, progress: Progress) -> Pumped:
+def _pump(source: FileIO, target: FileIO, compressor: Compressor, progress: Progress) -> Pumped:
     scanner, deflate, digest = Scanner(), compressor.start(), hashlib.sha256()
     buffer = bytearray(_READ)
     view = memoryview(buffer)
     crc = written = 0
-    pending = [_HEADER]
-    pending_bytes = 0
 
-    def write() -> int:
-        block = b"".join(pending)
-        pending.clear()
+    def write(block: bytes) -> int:
         digest.update(block)
-        _write(target, block)
+        rest = memoryview(block)
+        while rest:
+            rest = rest[target.write(rest) :]
         return len(block)
 
     # The mark goes out first: whoever finds the file after a crash can tell whose it is.
-    written += write()
-    while filled := _fill(source, buffer, view, progress):
+    written += write(_HEADER)
+    pending: list[bytes] = []
+    pending_bytes = 0
+    while filled := _fill(source, view, progress):
         scanner.feed(buffer, filled)
         crc = compressor.crc32(view[:filled], crc)
-        piece = deflate.compress(view[:filled])
+        pending.append(deflate.compress(view[:filled]))
+        pending_bytes += len(pending[-1])
         progress.rows = scanner.rows
-        pending.append(piece)
-        pending_bytes += len(piece)
         if pending_bytes >= _WRITE:
-            written += write()
+            written += write(b"".join(pending))
+            pending.clear()
             pending_bytes = 0
     scan = scanner.finish()
-    pending.append(deflate.flush())
-    pending.append(struct.pack("<LL", crc, scan.bytes & 0xFFFFFFFF))
-    written += write()
+    pending += deflate.flush(), struct.pack("<LL", crc, scan.bytes & 0xFFFFFFFF)
+    written += write(b"".join(pending))
     return Pumped(scan=scan, bytes=written, sha256=digest.hexdigest())
 
 
-def _fill(source: int, buffer: bytearray, view: memoryview, progress: Progress) -> int:
+def _fill(source: FileIO, view: memoryview, progress: Progress) -> int:
     filled = 0
-    while filled < len(buffer):
-        count = os.readv(source, [view[filled:]])
-        if not count:
-            break
+    while filled < len(view) and (count := source.readinto(view[filled:])):
         filled += count
         progress.sql_bytes += count
         progress.moved_at = time.monotonic()
     return filled
-
-
-def _write(target: int, block: bytes) -> None:
-    view = memoryview(block)
-    while view:
-        view = view[os.write(target, view) :]

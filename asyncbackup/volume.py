@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from io import FileIO
 from pathlib import Path
 
 from asyncbackup import manifest as manifests
@@ -37,7 +38,7 @@ class Partial:
 
     folder: Folder
     name: str
-    descriptor: int
+    file: FileIO
 
 
 def _fail(what: str, path: Path | str, error: OSError) -> StorageError:
@@ -117,7 +118,7 @@ def _sync_folder(descriptor: int) -> None:
 
 @contextlib.contextmanager
 def partial(folder: Folder, core: str, when: datetime) -> Iterator[Partial]:
-    """Create `<core>_<time>.sql.gz.in_progress`; the descriptor is the caller's to close."""
+    """Create `<core>_<time>.sql.gz.in_progress` for writing."""
     for later in range(_TRIES):
         name = naming.backup_name(core, when + later * _ONE_SECOND) + naming.PARTIAL
         try:
@@ -132,10 +133,13 @@ def partial(folder: Folder, core: str, when: datetime) -> Iterator[Partial]:
             f"{folder.path / name} and the seconds after it are taken",
             hint="another tool seems to write backups of this database at this moment",
         )
-    os.fchmod(descriptor, folder.file_mode)
+    file = FileIO(descriptor, "w")
     try:
-        yield Partial(folder=folder, name=name, descriptor=descriptor)
+        os.fchmod(descriptor, folder.file_mode)
+        yield Partial(folder=folder, name=name, file=file)
     finally:
+        with contextlib.suppress(OSError):  # whoever wrote to it has closed it, and looked at the result
+            file.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=folder.descriptor)
 

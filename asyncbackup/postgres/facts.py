@@ -86,8 +86,8 @@ SELECT json_build_object(
   'tablespace', (SELECT spcname FROM pg_tablespace t WHERE t.oid = d.dattablespace),
   'comment', shobj_description(d.oid, 'pg_database'),
   'settings', (SELECT json_agg(json_build_array(coalesce(r.rolname, ''), s.setting)
-     ORDER BY r.rolname, s.setting) FROM (SELECT setrole, unnest(setconfig) AS setting FROM pg_db_role_setting WHERE setdatabase = d.oid) s
-     LEFT JOIN pg_roles r ON r.oid = s.setrole),
+     ORDER BY r.rolname, s.setting) FROM (SELECT setrole, unnest(setconfig) AS setting
+     FROM pg_db_role_setting WHERE setdatabase = d.oid) s LEFT JOIN pg_roles r ON r.oid = s.setrole),
   'labels', (SELECT json_agg(json_build_array(provider, label) ORDER BY provider) FROM pg_shseclabel
      WHERE objoid = d.oid AND classoid = 'pg_database'::regclass),
   'roles', (SELECT json_agg(DISTINCT r.rolname) FROM pg_shdepend s JOIN pg_roles r ON r.oid = s.refobjid

@@ -1,0 +1,327 @@
+"""A run: every configured database, many at once; one that fails never stops another."""
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from asyncbackup import conf, inventory, journey, locks, naming, retention
+from asyncbackup.errors import AsyncbackupError, DatabaseMissingError, Exit, LockedError
+from asyncbackup.events import Events
+from asyncbackup.journey import Journey, Tools
+from asyncbackup.model import GLOBALS, DatabaseSpec, Outcome, Report, Server, Status
+from asyncbackup.postgres import client as clients_of
+from asyncbackup.postgres import dump as dumps
+from asyncbackup.postgres import facts as facts_of
+from asyncbackup.postgres.connect import endpoint, tls_verified
+from asyncbackup.settings import Settings, credentials
+from asyncbackup.stream import compressor
+from asyncbackup.threads import in_thread
+
+_MAINTENANCE = ("postgres", "template1")
+_SERVERS_AT_ONCE = 8
+
+
+@dataclass(slots=True)
+class Board:
+    """What a run is doing right now, for a live display and for the summary of an interrupted one."""
+
+    waiting: int = 0
+    running: dict[DatabaseSpec, Journey] = field(default_factory=dict)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fleet:
+    """What is to be backed up, and what the servers said of it."""
+
+    databases: tuple[DatabaseSpec, ...]
+    sizes: Mapping[DatabaseSpec, int]
+    failed: tuple[Outcome, ...]
+
+
+def new_run_id(now: datetime) -> str:
+    """Return a run's name: sortable by time, unique among jobs that share a volume."""
+    return f"{now.strftime('%Y%m%dT%H%M%SZ')}-{secrets.token_hex(4)}"
+
+
+async def run(
+    settings: Settings,
+    configured: conf.Conf,
+    environ: Mapping[str, str],
+    events: Events,
+    *,
+    only: Sequence[DatabaseSpec] = (),
+    board: Board | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Report:
+    """Back up every configured database, or `only` these; the result is a value, not an exception.
+
+    Raises ClientError when no PostgreSQL client is installed at all, StorageError when the backup
+    directory cannot be read: both before anything is touched.
+    """
+    board = board or Board()
+    started, clock = now(), time.monotonic()
+    run_id = new_run_id(started)
+    events = events.bind(run_id=run_id)
+    # A pump for each dump, and a few hands for short work on files beside them.
+    with ThreadPoolExecutor(settings.max_concurrent_dumps + 4, "dump") as executor:
+        clients = await clients_of.clients(
+            clients_of.bindirs(settings.pg_bindirs, environ.get("PATH", os.defpath))
+        )
+        found = await in_thread(executor, inventory.scan, settings.backup_dir)
+        fleet = await _survey(settings, configured, environ, events, only)
+        servers = tuple(dict.fromkeys(spec.server for spec in fleet.databases))
+        globals_ = [DatabaseSpec(s.host, s.port, GLOBALS) for s in servers] if settings.dump_globals else []
+        known = frozenset({*configured.databases, *fleet.databases, *globals_})
+        tools = Tools(
+            root=settings.backup_dir,
+            file_mode=settings.backup_file_mode,
+            lock_folder=locks.folder(settings.backup_dir, settings.lock_dir),
+            policy=retention.policy(
+                settings.backup_strategy,
+                settings.num_backups,
+                settings.daily_backups,
+                settings.weekly_backups,
+                settings.monthly_backups,
+            ),
+            configured=known,
+            cores=naming.cores(known),
+            credentials=lambda spec: credentials(settings, spec),
+            environ=environ,
+            connect_timeout=settings.connect_timeout,
+            limits=dumps.Limits(
+                lock_wait=settings.lock_wait_timeout,
+                stall=settings.dump_stall_timeout,
+                deadline=settings.backup_deadline,
+            ),
+            compressor=compressor(settings.compression_level),
+            clients=clients,
+            retries=settings.dump_retries,
+            retry_delay=settings.retry_delay,
+            globals_passwords=settings.globals_passwords,
+            executor=executor,
+            run_id=run_id,
+            events=events,
+            now=now,
+        )
+        events.emit(
+            "run.started",
+            databases=len(fleet.databases),
+            servers=len(servers),
+            compressor=f"{tools.compressor.name} {tools.compressor.level}",
+            clients=[str(client.version) for client in clients],
+        )
+        board.outcomes.extend(fleet.failed)
+        outcomes, of_globals = await _all(settings, tools, found, fleet, globals_, board)
+    report = Report(
+        run_id=run_id,
+        started_at=started,
+        seconds=round(time.monotonic() - clock, 3),
+        outcomes=(*fleet.failed, *outcomes),
+        globals=of_globals,
+        warnings=tuple(tools.warned.values()),
+    )
+    finish(events, report)
+    return report
+
+
+def finish(events: Events, report: Report, name: str = "run.finished") -> None:
+    """Tell the run's summary."""
+    outcomes = report.outcomes
+    good = [outcome for outcome in outcomes if outcome.status is Status.GOOD]
+    events.bind(run_id=report.run_id).emit(
+        name,
+        good=len(good),
+        failed=[str(o.spec) for o in outcomes if o.status is Status.FAILED],
+        locked=[str(o.spec) for o in outcomes if o.status is Status.LOCKED],
+        bytes=sum(o.backup.bytes for o in good if o.backup),
+        sql_bytes=sum(o.backup.manifest.sql_bytes for o in good if o.backup and o.backup.manifest),
+        rows=sum(o.backup.manifest.rows for o in good if o.backup and o.backup.manifest),
+        seconds=report.seconds,
+    )
+
+
+def exit_code(report: Report) -> Exit:
+    """Return what the run comes to; globals that could not be had do not count."""
+    statuses = {outcome.status for outcome in report.outcomes}
+    if statuses <= {Status.GOOD}:
+        return Exit.OK if statuses else Exit.FAILED
+    if Status.GOOD in statuses:
+        return Exit.PARTIAL
+    return Exit.LOCKED if statuses == {Status.LOCKED} else Exit.FAILED
+
+
+async def _all(
+    settings: Settings,
+    tools: Tools,
+    found: inventory.Inventory,
+    fleet: _Fleet,
+    of_globals: Sequence[DatabaseSpec],
+    board: Board,
+) -> tuple[tuple[Outcome, ...], tuple[Outcome, ...]]:
+    slots = asyncio.Semaphore(settings.max_concurrent_dumps)
+    per_server = {
+        spec.server: asyncio.Semaphore(settings.max_concurrent_dumps_per_server) for spec in fleet.databases
+    }
+    order = list(fleet.databases)
+    if settings.backup_order == "largest":
+        order.sort(key=lambda spec: -fleet.sizes.get(spec, 0))
+    board.waiting = len(order) + len(of_globals)
+
+    async def attempt(spec: DatabaseSpec) -> Outcome:
+        async with per_server[spec.server], slots:
+            board.waiting -= 1
+            board.running[spec] = Journey(spec=spec, size=fleet.sizes.get(spec, 0))
+            try:
+                outcome = await _attempt(board.running[spec], tools, found)
+            finally:
+                del board.running[spec]
+        if not spec.is_globals:
+            board.outcomes.append(outcome)
+        return outcome
+
+    async with asyncio.TaskGroup() as group:
+        # Globals are small and come first: without its roles, a database is not whole.
+        globals_tasks = [group.create_task(attempt(spec)) for spec in of_globals]
+        tasks = [group.create_task(attempt(spec)) for spec in order]
+    return tuple(task.result() for task in tasks), tuple(task.result() for task in globals_tasks)
+
+
+async def _attempt(under_way: Journey, tools: Tools, found: inventory.Inventory) -> Outcome:
+    """Turn whatever stops one database into its outcome: the only blanket `except` there is."""
+    spec = under_way.spec
+    events = tools.events.bind(host=spec.host, port=spec.port, dbname=spec.dbname or "@globals")
+    events.emit("backup.started")
+    try:
+        outcome = await journey.back_up(under_way, replace(tools, events=events), found)
+    except Exception as error:  # noqa: BLE001 - one database never stops another
+        return _failed(under_way, error, events)
+    backup = outcome.backup
+    if backup is not None and backup.manifest is not None:
+        manifest = backup.manifest
+        events.emit(
+            "backup.finished",
+            path=str(backup.path),
+            bytes=backup.bytes,
+            sql_bytes=manifest.sql_bytes,
+            rows=manifest.rows,
+            tables=len(manifest.tables),
+            server_version=manifest.server_version,
+            pruned=len(outcome.removed),
+            warnings=list(outcome.warnings),
+            seconds=outcome.seconds,
+        )
+    return outcome
+
+
+def _failed(under_way: Journey, error: Exception, events: Events) -> Outcome:
+    ours = isinstance(error, AsyncbackupError)
+    outcome = Outcome(
+        spec=under_way.spec,
+        status=Status.LOCKED if isinstance(error, LockedError) else Status.FAILED,
+        seconds=round(time.monotonic() - under_way.started, 3),
+        warnings=tuple(under_way.warnings),
+        error=str(error) if ours else f"{under_way.spec}: {type(error).__name__}: {error}",
+        category=error.category if isinstance(error, AsyncbackupError) else "bug",
+        hint=error.hint if isinstance(error, AsyncbackupError) else "this is a defect: please report it",
+    )
+    events.error(
+        "backup.failed",
+        error=outcome.error,
+        category=outcome.category,
+        hint=outcome.hint,
+        stage=under_way.stage,
+        warnings=list(outcome.warnings),
+        seconds=outcome.seconds,
+        **({} if ours else {"exc_info": error}),
+    )
+    return outcome
+
+
+async def _survey(
+    settings: Settings,
+    configured: conf.Conf,
+    environ: Mapping[str, str],
+    events: Events,
+    only: Sequence[DatabaseSpec],
+) -> _Fleet:
+    """Ask each server once for its databases: for wildcards, and to begin with the largest."""
+    literal = tuple(only) or configured.databases
+    wild = () if only else conf.wanted_servers(configured.patterns)
+    servers = tuple(dict.fromkeys([*(spec.server for spec in literal), *wild]))
+    at_once = asyncio.Semaphore(_SERVERS_AT_ONCE)
+
+    async def ask(server: Server) -> facts_of.Overview | AsyncbackupError:
+        async with at_once:
+            names = [spec.dbname for spec in literal if spec.server == server][:1]
+            return await _overview(settings, environ, server, (*names, *_MAINTENANCE))
+
+    answers = dict(zip(servers, await asyncio.gather(*map(ask, servers)), strict=True))
+    sizes: dict[DatabaseSpec, int] = {}
+    names: dict[Server, list[str]] = {}
+    failed: list[Outcome] = []
+    for server, answer in answers.items():
+        if not server.local and not tls_verified(environ):
+            events.warning(
+                "server.tls_unverified",
+                host=server.host,
+                port=server.port,
+                hint="set PGSSLMODE=verify-full and PGSSLROOTCERT, so that nobody can stand in for it",
+            )
+        if isinstance(answer, facts_of.Overview):
+            names[server] = list(answer.sizes)
+            sizes |= {DatabaseSpec(server.host, server.port, name): n for name, n in answer.sizes.items()}
+        elif server in wild:
+            failed.append(_unanswered(server, answer, events))
+    databases = (
+        literal
+        if only
+        else conf.resolve(configured.databases, configured.patterns, names, lines=configured.lines)
+    )
+    return _Fleet(databases=databases, sizes=sizes, failed=tuple(failed))
+
+
+async def _overview(
+    settings: Settings, environ: Mapping[str, str], server: Server, dbnames: Sequence[str]
+) -> facts_of.Overview | AsyncbackupError:
+    problem: AsyncbackupError | None = None
+    for dbname in dict.fromkeys(dbnames):
+        spec = DatabaseSpec(server.host, server.port, dbname)
+        try:
+            at = endpoint(spec, credentials(settings, spec), environ, settings.connect_timeout)
+            return await facts_of.overview(at)
+        except DatabaseMissingError as error:
+            problem = problem or error
+        except AsyncbackupError as error:
+            return error
+    assert problem is not None  # noqa: S101 - there is at least one name to try
+    return problem
+
+
+def _unanswered(server: Server, error: AsyncbackupError, events: Events) -> Outcome:
+    """Return the outcome of a server's wildcard lines when nobody could say what they stand for."""
+    spec = DatabaseSpec(server.host, server.port, "*")
+    events.error(
+        "backup.failed",
+        host=server.host,
+        port=server.port,
+        dbname="*",
+        error=error.message,
+        category=error.category,
+        hint=error.hint,
+        stage="connecting",
+        seconds=0.0,
+    )
+    return Outcome(
+        spec=spec,
+        status=Status.FAILED,
+        seconds=0.0,
+        error=error.message,
+        category=error.category,
+        hint=error.hint,
+    )

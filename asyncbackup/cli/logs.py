@@ -1,0 +1,87 @@
+"""Events as log lines on stderr: JSON, one object a line, or for people."""
+
+import base64
+import json
+import sys
+import traceback
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any, TextIO
+from urllib.parse import quote
+
+import structlog
+
+from asyncbackup.events import Event, Level, Sink
+
+_LEAST_SECRET = 4  # shorter ones would black out half of every line, and protect nothing
+_MASK = "***"
+
+
+def redactor(secrets: Iterable[str]) -> structlog.typing.Processor:
+    """Return a processor that masks these values in every text, also when quoted or encoded."""
+    forms: set[str] = set()
+    for secret in secrets:
+        if len(secret) >= _LEAST_SECRET:
+            encoded = secret.encode("utf-8", "surrogateescape")
+            forms |= {secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1]}
+            forms.add(base64.b64encode(encoded).decode("ascii"))
+    longest_first = sorted(forms, key=len, reverse=True)
+
+    def mask(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+        if isinstance(value, str):
+            for form in longest_first:
+                value = value.replace(form, _MASK)
+            return value
+        if isinstance(value, Mapping):
+            return {key: mask(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [mask(item) for item in value]
+        return value
+
+    def process(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401
+        for key, value in event.items():
+            event[key] = mask(value)
+        return event
+
+    return process
+
+
+def _failure(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401
+    """Turn an exception into text; only our own bugs carry one."""
+    error = event.pop("exc_info", None)
+    if isinstance(error, BaseException):
+        event["traceback"] = "".join(traceback.format_exception(error))
+    return event
+
+
+def sink(log_format: str, level: Level, secrets: Iterable[str], stream: TextIO | None = None) -> Sink:
+    """Return a sink that writes events of at least this level; `log_format` is json or console."""
+    stream = stream or sys.stderr
+    redact = redactor(secrets)
+    if log_format == "json":
+        renderer: structlog.typing.Processor = structlog.processors.JSONRenderer(
+            serializer=json.dumps, ensure_ascii=True, default=str
+        )
+    else:
+        renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False, pad_event_to=20)
+    logger = structlog.wrap_logger(
+        structlog.WriteLogger(stream),
+        processors=[_failure, redact, renderer],
+        wrapper_class=structlog.BoundLogger,
+    )
+    write = {
+        Level.DEBUG: logger.debug,
+        Level.INFO: logger.info,
+        Level.WARNING: logger.warning,
+        Level.ERROR: logger.error,
+    }
+
+    def tell(event: Event) -> None:
+        if event.level < level:
+            return
+        head = {
+            "timestamp": event.at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": event.level.name.lower(),
+        }
+        write[event.level](event.name, **head, **event.fields)
+
+    return tell

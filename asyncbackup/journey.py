@@ -1,0 +1,338 @@
+"""One database's journey: facts → dump → compress and prove → publish → prune."""
+
+import contextlib
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import stamina
+
+from asyncbackup import __version__, inventory, locks, naming, prune, retention, volume
+from asyncbackup.errors import AsyncbackupError, KilledDumpError, SnapshotLostError, SpaceError
+from asyncbackup.events import Events
+from asyncbackup.model import (
+    Backup,
+    Credentials,
+    DatabaseProperties,
+    DatabaseSpec,
+    Facts,
+    Manifest,
+    Outcome,
+    Policy,
+    Status,
+    StoredFile,
+)
+from asyncbackup.postgres import dump as dumps
+from asyncbackup.postgres import facts as facts_of
+from asyncbackup.postgres.connect import Endpoint, endpoint
+from asyncbackup.postgres.versions import Client, below_floor, choose
+from asyncbackup.stream import Compressor, Progress
+from asyncbackup.threads import in_thread
+
+_CERTAINLY_SMALLER = 2
+"""A dump is never expected to shrink below this part of the last one's size from one run to the next."""
+_LEAST_FREE = 1 << 20  # bytes; below it nothing fits, and folders and manifests do not, either
+_LONGEST_PAUSE = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """All that a journey needs: decided before the first one begins, the same for all."""
+
+    root: Path
+    file_mode: int
+    lock_folder: Path
+    policy: Policy
+    configured: frozenset[DatabaseSpec]
+    cores: Mapping[DatabaseSpec, str]
+    credentials: Callable[[DatabaseSpec], Credentials]
+    environ: Mapping[str, str]
+    connect_timeout: float
+    limits: dumps.Limits
+    compressor: Compressor
+    clients: tuple[Client, ...]
+    retries: int
+    retry_delay: float
+    globals_passwords: bool
+    executor: Executor
+    run_id: str
+    events: Events
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    warned: dict[Client, str] = field(default_factory=dict)
+    """Clients with known holes that were used, each told of once a run."""
+
+
+@dataclass(slots=True)
+class Journey:
+    """A journey under way, for whoever watches it."""
+
+    spec: DatabaseSpec
+    size: int
+    """Bytes that the server reports; a dump's SQL is of that order."""
+    stage: str = "waiting"
+    progress: Progress = field(default_factory=Progress)
+    started: float = field(default_factory=time.monotonic)
+    warnings: list[str] = field(default_factory=list)
+
+
+async def back_up(journey: Journey, tools: Tools, found: inventory.Inventory) -> Outcome:
+    """Carry one database, or one server's globals, all the way; raises what stops it."""
+    spec, events = journey.spec, tools.events
+    what = f"{spec}"
+    async with _lock(tools, naming.long_core(spec), what):
+        swept = await in_thread(tools.executor, inventory.sweep, found, spec, tools.configured)
+        if swept:
+            events.emit("leftovers.removed", files=[str(path) for path in swept])
+        backup = await _until_it_succeeds(journey, tools, found)
+        removed = await _prune(journey, tools, found, backup)
+    return Outcome(
+        spec=spec,
+        status=Status.GOOD,
+        seconds=round(time.monotonic() - journey.started, 3),
+        backup=backup,
+        removed=removed,
+        warnings=tuple(journey.warnings),
+    )
+
+
+@contextlib.asynccontextmanager
+async def _lock(tools: Tools, name: str, what: str) -> AsyncIterator[None]:
+    with contextlib.ExitStack() as stack:
+        lock = locks.hold(tools.lock_folder, name, what, tools.run_id)
+        await in_thread(tools.executor, stack.enter_context, lock)
+        yield
+
+
+async def _until_it_succeeds(journey: Journey, tools: Tools, found: inventory.Inventory) -> Backup:
+    """Try, and try anew what may pass by itself; a dump that was killed only once more."""
+    kills = 0
+    export = True
+
+    def again(error: Exception) -> bool:
+        nonlocal kills, export
+        if not isinstance(error, AsyncbackupError) or not error.retryable:
+            return False
+        if isinstance(error, SnapshotLostError):
+            export = False
+        if isinstance(error, KilledDumpError):
+            kills += 1
+            return kills == 1
+        return True
+
+    async for attempt in stamina.retry_context(
+        on=again,
+        attempts=tools.retries + 1,
+        timeout=None,
+        wait_initial=tools.retry_delay,
+        wait_max=max(_LONGEST_PAUSE, tools.retry_delay),
+        wait_jitter=tools.retry_delay / 4,
+    ):
+        with attempt:
+            if attempt.num > 1:
+                tools.events.warning("backup.retried", attempt=attempt.num)
+            journey.progress = Progress()
+            if journey.spec.is_globals:
+                return await _globals(journey, tools)
+            return await _database(journey, tools, found, export=export)
+    raise AssertionError("a retry always ends in a result or an error")
+
+
+def _endpoint(spec: DatabaseSpec, tools: Tools) -> Endpoint:
+    return endpoint(spec, tools.credentials(spec), tools.environ, tools.connect_timeout)
+
+
+async def _database(journey: Journey, tools: Tools, found: inventory.Inventory, *, export: bool) -> Backup:
+    spec = journey.spec
+    journey.stage = "connecting"
+    at = _endpoint(spec, tools)
+    async with contextlib.AsyncExitStack() as stack:
+        facts = await stack.enter_async_context(facts_of.snapshot(at, export=export))
+        client = _client(journey, tools, facts)
+        _check_space(journey, tools, found, facts.size)
+        journey.size = journey.size or facts.size
+        command = dumps.database_command(client, at, facts.snapshot, tools.limits)
+        return await _write(journey, tools, command, at, client, facts, stack.aclose)
+
+
+async def _globals(journey: Journey, tools: Tools) -> Backup:
+    """Back up roles and tablespaces; any database of the server serves to log in."""
+    server = journey.spec.server
+    dbname = next((s.dbname for s in sorted(tools.configured) if s.server == server and s.dbname), "postgres")
+    journey.stage = "connecting"
+    at = _endpoint(DatabaseSpec(server.host, server.port, dbname), tools)
+    async with contextlib.AsyncExitStack() as stack:
+        facts = await stack.enter_async_context(facts_of.snapshot(at, export=False))
+        client = _client(journey, tools, facts)
+        command = dumps.globals_command(client, at, tools.limits, passwords=tools.globals_passwords)
+        return await _write(journey, tools, command, at, client, facts, stack.aclose)
+
+
+def _client(journey: Journey, tools: Tools, facts: Facts) -> Client:
+    client = choose(facts.server_version, tools.clients)
+    floor = below_floor(client.version)
+    if floor is not None and client not in tools.warned:
+        tools.warned[client] = f"pg_dump {client.version} has known security holes; update to {floor}"
+        tools.events.warning(
+            "client.outdated", version=str(client.version), update_to=str(floor), bindir=str(client.bindir)
+        )
+    if client.version.major != facts.server_version.major:
+        journey.warnings.append(
+            f"PostgreSQL {facts.server_version} is dumped by the newer pg_dump {client.version}; "
+            f"install the client of PostgreSQL {facts.server_version.major}"
+        )
+    return client
+
+
+def _check_space(journey: Journey, tools: Tools, found: inventory.Inventory, size: int) -> None:
+    """Warn when it may not fit, and fail at once when it certainly cannot."""
+    tools.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    free = shutil.disk_usage(tools.root).free
+    entries = found.of({tools.cores[journey.spec]})
+    last = max(entries, key=lambda entry: entry.stamp).bytes if entries else 0
+    if free < max(last // _CERTAINLY_SMALLER, _LEAST_FREE):
+        raise SpaceError(
+            f"{journey.spec}: {free} bytes are free in {tools.root}, the last backup took {last}",
+            hint="free some space, or lower the number of backups to keep",
+        )
+    if free < (last or size):
+        journey.warnings.append(
+            f"only {free} bytes are free in {tools.root}; "
+            + (f"the last backup took {last}" if last else f"the database has {size}")
+        )
+
+
+async def _write(
+    journey: Journey,
+    tools: Tools,
+    command: list[str],
+    at: Endpoint,
+    client: Client,
+    facts: Facts,
+    release_snapshot: Callable[[], Awaitable[None]],
+) -> Backup:
+    """Dump into a partial file, and publish it once everything about it is known to be good."""
+    spec, core = journey.spec, tools.cores[journey.spec]
+    started = tools.now()
+    local = started.astimezone().replace(tzinfo=None)
+    tier = retention.tier(tools.policy, local)
+    folder_names = volume.parts(tier, local)
+    journey.stage = "dumping"
+    async with _partial(tools, folder_names, core, local) as partial:
+        dumped = await dumps.dump(
+            command,
+            at,
+            environ=tools.environ,
+            server_version=facts.server_version,
+            target=partial.file,
+            compressor=tools.compressor,
+            progress=journey.progress,
+            limits=tools.limits,
+            executor=tools.executor,
+            on_flow=release_snapshot,
+        )
+        journey.stage = "publishing"
+        journey.warnings += dumped.warnings
+
+        def describe(name: str) -> Manifest:
+            return _manifest(journey, tools, name, started, client, facts, dumped)
+
+        path, manifest = await in_thread(tools.executor, volume.publish, partial, core, local, describe)
+    return Backup(
+        path=path,
+        core=core,
+        tier=tier,
+        taken_at=started,
+        bytes=manifest.file.bytes,
+        good=True,
+        spec=spec,
+        manifest=manifest,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _partial(
+    tools: Tools, names: tuple[str, ...], core: str, local: datetime
+) -> AsyncIterator[volume.Partial]:
+    """Open the folder and the partial file in a thread, for volumes that are slow or far away."""
+    with contextlib.ExitStack() as stack:
+
+        def begin() -> volume.Partial:
+            folder = stack.enter_context(volume.open_folder(tools.root, names, file_mode=tools.file_mode))
+            return stack.enter_context(volume.partial(folder, core, local))
+
+        yield await in_thread(tools.executor, begin)
+
+
+def _manifest(
+    journey: Journey,
+    tools: Tools,
+    name: str,
+    started: datetime,
+    client: Client,
+    facts: Facts,
+    dumped: dumps.Dumped,
+) -> Manifest:
+    spec, scan = journey.spec, dumped.pumped.scan
+    of_database = not spec.is_globals
+    return Manifest(
+        host=spec.host,
+        port=spec.port,
+        dbname=spec.dbname,
+        kind="database" if of_database else "globals",
+        run_id=tools.run_id,
+        started_at=started,
+        finished_at=tools.now(),
+        local_time=started.astimezone().isoformat(timespec="seconds"),
+        server_version=str(facts.server_version),
+        client_version=str(client.version),
+        # The client is never older than the server, so what it writes is the server's own language.
+        loads_into=facts.server_version.major,
+        file=StoredFile(
+            name=name,
+            bytes=dumped.pumped.bytes,
+            sha256=dumped.pumped.sha256,
+            compressor=tools.compressor.name,
+            level=tools.compressor.level,
+        ),
+        sql_bytes=scan.bytes,
+        rows=scan.rows,
+        encoding=scan.encoding,
+        outside_sha256=scan.outside_sha256,
+        restricted=scan.restricted,
+        in_recovery=facts.in_recovery,
+        consistent=facts.snapshot is not None,
+        database_bytes=facts.size if of_database else 0,
+        asyncbackup_version=__version__,
+        properties=facts.properties if of_database else DatabaseProperties(),
+        roles=tuple(sorted({*scan.roles, *facts.roles})) if of_database else scan.roles,
+        extensions=facts.extensions if of_database else (),
+        object_counts=facts.object_counts if of_database else {},
+        unlogged=facts.unlogged if of_database and facts.in_recovery else (),
+        warnings=tuple(journey.warnings),
+        sequences=scan.sequences,
+        large_objects=scan.large_objects,
+        tables=scan.blocks,
+    )
+
+
+async def _prune(
+    journey: Journey, tools: Tools, found: inventory.Inventory, backup: Backup
+) -> tuple[Path, ...]:
+    """Prune this series, now that it has a new good backup; what cannot be removed is a warning."""
+    journey.stage = "pruning"
+    spec = journey.spec
+
+    def work() -> prune.Removal:
+        older = inventory.series(found, spec, tools.configured)
+        plan = retention.plan((backup, *older), tools.policy, tools.now())
+        return prune.carry_out(plan, tools.root, tools.lock_folder, tools.run_id)
+
+    removal = await in_thread(tools.executor, work)
+    for path in removal.removed:
+        tools.events.emit("backup.pruned", path=str(path))
+    journey.warnings += removal.problems
+    return removal.removed

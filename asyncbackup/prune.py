@@ -1,0 +1,62 @@
+"""Removing what retention does not keep: only certain files, data first, and empty folders after."""
+
+import contextlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from asyncbackup import locks, naming
+from asyncbackup.errors import StorageError
+from asyncbackup.model import Backup, Plan
+
+_WAIT = 30.0  # seconds for the folder's lock, which is only ever held for moments
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removal:
+    """What was removed, and what could not be."""
+
+    removed: tuple[Path, ...]
+    problems: tuple[str, ...]
+
+
+def carry_out(plan: Plan, root: Path, lock_folder: Path, run_id: str) -> Removal:
+    """Remove what the plan removes, oldest first; call it under the series' lock.
+
+    Data goes before its manifest: what is left by a crash in between is a manifest without data,
+    which the next run sweeps. A file that is already gone is no problem.
+    """
+    return remove(tuple(reversed(plan.remove)), root, lock_folder, run_id)
+
+
+def remove(backups: Collection[Backup], root: Path, lock_folder: Path, run_id: str) -> Removal:
+    """Remove these backups with their manifests and records, and the folders that are empty then."""
+    removed: list[Path] = []
+    problems: list[str] = []
+    if not backups:
+        return Removal(removed=(), problems=())
+    with locks.hold(lock_folder, "@folder", f"the backup directory {root}", run_id, wait=_WAIT):
+        for backup in backups:
+            try:
+                backup.path.unlink(missing_ok=True)
+                for suffix in (naming.MANIFEST, naming.RECORD):
+                    backup.path.with_name(backup.path.name + suffix).unlink(missing_ok=True)
+            except OSError as error:
+                problems.append(f"cannot remove {backup.path}: {error.strerror}")
+                continue
+            removed.append(backup.path)
+            _remove_empty(backup.path.parent, root)
+    return Removal(removed=tuple(removed), problems=tuple(problems))
+
+
+def _remove_empty(folder: Path, root: Path) -> None:
+    with contextlib.suppress(OSError):  # not empty, or gone: both are fine
+        while folder != root:
+            folder.rmdir()
+            folder = folder.parent
+
+
+def raise_problems(removal: Removal) -> None:
+    """Raise StorageError when something could not be removed."""
+    if removal.problems:
+        raise StorageError("; ".join(removal.problems), hint="check the rights on the backup directory")
