@@ -4,13 +4,10 @@ This is a lexer for what pg_dump writes, not for all SQL. It knows quotes, dolla
 COPY data, so that text inside them that looks like a marker is only text. It is a judge of
 completeness, not a wall against attackers: that is psql's restricted mode and a current client.
 
-Three rules of the formats it leans on:
+Two rules of the formats it leans on, beside those of trailer.py:
 
 - In COPY's text format a newline ends a row and nothing else, and a line of just `\.` ends the data
   (PostgreSQL documentation, COPY, File Formats).
-- A whole dump ends with the comment `-- PostgreSQL database dump complete`, and if it began with
-  `\restrict <key>`, with `\unrestrict <key>` of the same key after it; pg_dumpall has the two the
-  other way round. Nothing at all follows but the line ends that pg_dump writes.
 - pg_dump begins each of its statements in the first column.
 """
 
@@ -21,29 +18,21 @@ from collections.abc import Callable
 
 from asyncbackup import statements
 from asyncbackup.model import CopyBlock, DumpScan, LargeObject, SequenceValue
+from asyncbackup.trailer import Frame
 
 _TOKEN = re.compile(rb"""['"\\;]|--|/\*|\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?\$""")
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _ESCAPED = re.compile(rb"[\\']")
-_COMMENT = re.compile(rb"/\*|\*/")
 _WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_$") | frozenset(
     range(128, 256)
 )
 
 _END_OF_COPY = b"\n\\.\n"
 _LO_WRITE = b"SELECT pg_catalog.lowrite(0, '\\x"
-_COMPLETE = {
-    b"-- PostgreSQL database dump complete": True,
-    b"-- PostgreSQL database cluster dump complete": False,
-}
-"""The trailer's comment, and whether \\unrestrict comes after it."""
-
 _MAX_WORD = 200  # held back at a chunk's end, so that E'...' and $tag$ are seen whole
 _MAX_LINE = 4096  # of a comment or a psql command; longer ones are none that matter
 _MAX_STATEMENT = 1 << 20  # kept to be understood; 1,600 columns of 63 quoted bytes fit well
-_TAIL = 256
-
-_RESTRICT = re.compile(rb"\\(un)?restrict ([A-Za-z0-9]+)\n")
+_TAIL = 256  # bytes of the end that are kept to look at
 
 
 class Scanner:
@@ -67,8 +56,7 @@ class Scanner:
         # The statement that is open, and whether it began in the first column.
         self._open = False
         self._statement = bytearray()
-        self._quote = b""
-        self._depth = 0
+        self._closer = b""
         # COPY and large objects
         self._block: tuple[str, str, tuple[str, ...]] = ("", "", ())
         self._digest = hashlib.sha256()
@@ -80,11 +68,7 @@ class Scanner:
         self._sequences: list[SequenceValue] = []
         self._large_objects: list[LargeObject] = []
         self._roles: dict[bytes, None] = {}
-        # the frame
-        self._key: bytes | None = None
-        self._unrestricted = False
-        self._complete_at = -1
-        self._key_follows = False
+        self._frame = Frame()
 
     def feed(self, data: bytes | bytearray, end: int | None = None) -> None:
         """Read the next bytes of the dump, `data[:end]`."""
@@ -116,7 +100,7 @@ class Scanner:
             large_objects=tuple(self._large_objects),
             roles=tuple(sorted(statements.name(role, self._encoding) for role in self._roles)),
             outside_sha256=self._outside.hexdigest(),
-            restricted=self._key is not None,
+            restricted=self._frame.key is not None,
             problem=self._problem or self._unfinished(),
         )
 
@@ -127,20 +111,7 @@ class Scanner:
             return f"the dump ends inside the rows of {self._block[0]}.{self._block[1]}"
         if self._open or self._step != self._sql:
             return "the dump ends inside a statement"
-        if self._complete_at < 0:
-            return "the dump lacks its trailer (database dump complete)"
-        expected = b"\n--\n\n"
-        if self._key is not None and self._key_follows:
-            expected += b"\\unrestrict " + self._key + b"\n\n"
-        after = self.bytes + len(self._carry) - self._complete_at
-        if after != len(expected) or (self._tail + self._carry)[-after:] != expected:
-            return "the dump does not end with its trailer"
-        if self._key is not None and not self._unrestricted:
-            return "the dump lacks its \\unrestrict line"
-        return ""
-
-    def _fail(self, problem: str) -> None:
-        self._problem = self._problem or problem
+        return self._frame.verdict(self.bytes + len(self._carry), self._tail + self._carry)
 
     # Each of the following takes data[position:end] and returns how far it got. Getting nowhere means
     # that it needs more to decide. What it passes, it has hashed once: into the digest of a table, of
@@ -152,6 +123,10 @@ class Scanner:
         self._outside.update(piece)
         if self._open and len(self._statement) < _MAX_STATEMENT:
             self._statement += piece
+
+    def _open_until(self, closer: bytes) -> None:
+        self._closer = closer
+        self._step = self._until_closed
 
     def _sql(self, data: bytes | bytearray, position: int, end: int) -> int:
         if not self._open:
@@ -165,21 +140,19 @@ class Scanner:
             if start and data[start - 1] in _WORD:  # part of a name such as a$b$c
                 after = start + 1
             else:
-                self._quote = token.group()
-                self._step = self._dollar
+                self._open_until(token.group())
         elif first in b"'\"":
             escapes = first == 0x27 and start > 0 and data[start - 1] in b"eE"
             if escapes and (start < 2 or data[start - 2] not in _WORD):
                 self._step = self._escape_quote
             else:
-                self._quote = token.group()
-                self._step = self._plain_quote
+                self._open_until(token.group())
         elif first == 0x2D:  # --
-            self._step = self._line_comment
+            self._open_until(b"\n")
         elif first == 0x2F:  # /*
-            self._depth, self._step = 1, self._block_comment
+            self._open_until(b"*/")
         elif first == 0x5C:  # \
-            self._fail("the dump has a psql command inside a statement")
+            self._problem = self._problem or "the dump has a psql command inside a statement"
         else:  # ;
             self._pass(position, start)
             if after == end and self._statement.startswith(b"COPY "):
@@ -211,7 +184,7 @@ class Scanner:
         if two == b"--" or data[start] == 0x5C:
             return self._whole_line(data, start, end)
         if two == b"/*":
-            self._depth, self._step = 1, self._block_comment
+            self._open_until(b"*/")
             self._pass(start, start + 2)
             return start + 2
         here = data[start : min(end, start + len(_LO_WRITE))]
@@ -234,42 +207,29 @@ class Scanner:
         if newline < 0:
             if end - start < _MAX_LINE:
                 return start
-            self._step = self._line_comment
+            self._open_until(b"\n")
             return start
         line = bytes(data[start : newline + 1])
         if line.startswith(b"\\"):
-            if self._command(line):
+            problem = self._frame.command(line, first=self._encoding == "SQL_ASCII")
+            if not problem:
                 return newline + 1  # left out of the digest: its key is random
-        elif line[:-1] in _COMPLETE:
-            self._complete_at = self.bytes + newline
-            self._key_follows = _COMPLETE[line[:-1]]
+            self._problem = self._problem or problem
+        else:
+            self._frame.comment(line[:-1], self.bytes + newline)
         self._pass(start, newline + 1)
         return newline + 1
 
-    def _command(self, line: bytes) -> bool:
-        match = _RESTRICT.fullmatch(line)
-        if match is None:
-            self._fail("the dump has a psql command other than \\restrict")
-            return False
-        if match[1] is None:
-            if self._key is not None or self._encoding != "SQL_ASCII":
-                self._fail("the dump has a \\restrict line where none may be")
-            self._key = match[2]
-        else:
-            if match[2] != self._key or self._unrestricted:
-                self._fail("the dump has an \\unrestrict line that does not match")
-            self._unrestricted = True
-        return True
-
-    def _plain_quote(self, data: bytes | bytearray, position: int, end: int) -> int:
+    def _until_closed(self, data: bytes | bytearray, position: int, end: int) -> int:
         # A doubled quote closes and opens again, which comes to the same.
-        found = data.find(self._quote, position, end)
-        if found < 0:
-            self._pass(position, end)
-            return end
-        self._step = self._sql
-        self._pass(position, found + 1)
-        return found + 1
+        found = data.find(self._closer, position, end)
+        if found >= 0:
+            self._step = self._sql
+            to = found + len(self._closer)
+        else:
+            to = max(position, end - len(self._closer) + 1)
+        self._pass(position, to)
+        return to
 
     def _escape_quote(self, data: bytes | bytearray, position: int, end: int) -> int:
         found = _ESCAPED.search(data, position, end)
@@ -287,37 +247,6 @@ class Scanner:
         self._pass(position, at + 1)
         return at + 1
 
-    def _dollar(self, data: bytes | bytearray, position: int, end: int) -> int:
-        found = data.find(self._quote, position, end)
-        if found < 0:
-            to = max(position, end - len(self._quote) + 1)
-            self._pass(position, to)
-            return to
-        self._step = self._sql
-        to = found + len(self._quote)
-        self._pass(position, to)
-        return to
-
-    def _line_comment(self, data: bytes | bytearray, position: int, end: int) -> int:
-        found = data.find(b"\n", position, end)
-        if found >= 0:
-            self._step = self._sql
-        to = end if found < 0 else found + 1
-        self._pass(position, to)
-        return to
-
-    def _block_comment(self, data: bytes | bytearray, position: int, end: int) -> int:
-        found = _COMMENT.search(data, position, end)
-        if found is None:
-            to = end - 1 if data[end - 1] in b"/*" else end
-            self._pass(position, to)
-            return to
-        self._depth += 1 if found.group() == b"/*" else -1
-        if not self._depth:
-            self._step = self._sql
-        self._pass(position, found.end())
-        return found.end()
-
     def _large_object(self, data: bytes | bytearray, position: int, end: int) -> int:
         found = data.find(b"'", position, end)
         to = end if found < 0 else found
@@ -327,7 +256,7 @@ class Scanner:
         try:
             content = unhexlify(digits[:even])
         except ValueError:
-            self._fail("the dump has a large object that is not hexadecimal")
+            self._problem = self._problem or "the dump has a large object that is not hexadecimal"
             content = b""
         self._digest.update(content)
         self._block_bytes += len(content)
@@ -389,8 +318,7 @@ class Scanner:
         statement = bytes(self._statement)
         self._open = False
         self._statement.clear()
-        if self._complete_at >= 0:
-            self._complete_at = -1  # a statement follows: that was not the trailer
+        self._frame.statement()
         if statement.startswith(b"COPY "):
             return self._begin_copy(statement, data, after)
         if statement.startswith(b"SELECT pg_catalog."):
@@ -404,7 +332,7 @@ class Scanner:
     def _begin_copy(self, statement: bytes, data: bytes | bytearray, after: int) -> int:
         block = statements.copy(statement, self._encoding)
         if block is None or data[after] != 0x0A:
-            self._fail("the dump has a COPY statement of an unknown form")
+            self._problem = self._problem or "the dump has a COPY statement of an unknown form"
             return after
         self._block = block
         self._begin_digest()
@@ -417,7 +345,7 @@ class Scanner:
         if statement.startswith(b"SELECT pg_catalog.setval("):
             value = statements.setval(statement, self._encoding)
             if value is None:
-                self._fail("the dump has a setval of an unknown form")
+                self._problem = self._problem or "the dump has a setval of an unknown form"
             else:
                 self._sequences.append(value)
         elif (oid := statements.large_object(statement)) is not None:
