@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncbackup import manifest as manifests
@@ -91,6 +91,7 @@ any_manifest = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(any_manifest)
 def test_it_is_read_back(manifest: Manifest) -> None:
     assert manifests.from_json(manifests.to_json(manifest)) == manifest
@@ -149,6 +150,7 @@ def test_every_byte_that_changes_what_it_says_is_noticed() -> None:
     assert refused > 5 * len(written)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_byte_more_or_less_is_noticed(data: st.DataObject) -> None:
     written = manifests.to_json(FULL)

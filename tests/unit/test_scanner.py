@@ -187,6 +187,7 @@ class TestAnySplit:
         dump = REAL[name]
         assert scan(*(dump[i : i + size] for i in range(0, len(dump), size))) == scan(dump)
 
+    @settings(deadline=None)
     @given(st.sampled_from(sorted(REAL)), st.lists(st.integers(0, 20_000), max_size=40))
     def test_anywhere(self, name: str, cuts: list[int]) -> None:
         dump = REAL[name]
@@ -200,7 +201,7 @@ class TestAnySplit:
         b"SELECT pg_catalog.lo_close(0);\n", b"\\restrict Key0\n", b"\\unrestrict Key0\n",
         b"-- PostgreSQL database dump complete\n", b" ", b"\t", b"\r", b"\xc3\xa9", HEAD, TAIL, FAKE,
     ]), max_size=30), st.data())  # fmt: skip
-    @settings(max_examples=400, suppress_health_check=[HealthCheck.data_too_large])
+    @settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.data_too_large])
     def test_even_of_what_is_no_dump_at_all(self, pieces: list[bytes], data: st.DataObject) -> None:
         text = b"".join(pieces)
         cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=20))
@@ -227,6 +228,7 @@ class TestOnlyAWholeDump:
             scanner.feed(REAL[name][at : at + 1])
         assert scanner.finish().problem == ""
 
+    @settings(deadline=None)
     @given(st.sampled_from(sorted(REAL)), st.integers(0, 20_000), st.integers(1, 500))
     def test_a_prefix_in_any_chunks(self, name: str, end: int, size: int) -> None:
         prefix = REAL[name][: end % len(REAL[name])]
@@ -286,6 +288,7 @@ class TestHostileText:
         assert scan(cut).problem
         assert scan(cut[: cut.rindex(b"Key0") + 4] + b"\n\n").problem
 
+    @settings(deadline=None)
     @given(st.text("'\"\\$;-/*\n\t.ab( ", max_size=60))
     @example("\\'; -- ")
     def test_any_text_in_quotes_is_text(self, text: str) -> None:
@@ -341,6 +344,7 @@ class TestRestrict:
         assert problem in scan(head + tail).problem
         assert problem in scan(*(bytes([byte]) for byte in head + tail)).problem
 
+    @settings(deadline=None)
     @given(st.sampled_from(sorted(DATABASES)), st.integers(0, 62), st.sampled_from([b"0", b"z", b"", b"zz"]))
     def test_a_key_that_differs_anywhere(self, name: str, position: int, instead: bytes) -> None:
         dump = REAL[name]
@@ -375,6 +379,7 @@ class TestForms:
         assert found.problem == ""
         assert (found.rows, found.blocks[0].bytes, found.blocks[0].sha256) == (count, len(rows), sha(rows))
 
+    @settings(deadline=None)
     @given(
         st.lists(st.binary(max_size=40).filter(lambda row: b"\n" not in row and row != b"\\."), max_size=20),
         st.integers(1, 50),

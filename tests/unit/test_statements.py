@@ -1,7 +1,7 @@
 """Single statements in pg_dump's own form: names as PostgreSQL has them, roles, encodings."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncbackup import statements
@@ -42,6 +42,7 @@ class TestCopy:
     def test_form(self, statement: str, expected: tuple[str, str, tuple[str, ...]]) -> None:
         assert statements.copy(statement.encode(), "UTF8") == expected
 
+    @settings(deadline=None)
     @given(any_name, any_name, st.lists(any_name, max_size=5))
     def test_any_names(self, schema: str, table: str, columns: list[str]) -> None:
         listed = b"(%b) " % b", ".join(map(quoted, columns)) if columns else b" "
@@ -158,6 +159,7 @@ def test_roles(statement: str, expected: list[str]) -> None:
     assert sorted(found) == sorted(expected)
 
 
+@settings(deadline=None)
 @given(any_name)
 def test_a_role_of_any_name(role: str) -> None:
     for form in (

@@ -92,7 +92,7 @@ def test_it_is_the_input(
 
 
 @given(st.lists(st.binary(max_size=2000), max_size=20), st.sampled_from([0, 1, 2, 6, 9]))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 def test_any_chunks(tmp_path: Path, library: str, chunks: list[bytes], level: int) -> None:
     path = tmp_path / "f.gz"
     pumped(path, chunks, level)
