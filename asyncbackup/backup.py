@@ -1,6 +1,7 @@
 """A run: every configured database, many at once; one that fails never stops another."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 import time
@@ -24,6 +25,9 @@ from asyncbackup.threads import in_thread
 
 _MAINTENANCE = ("postgres", "template1")
 _SERVERS_AT_ONCE = 8
+_PUBLISHING_AT_ONCE = 8
+"""Backups that may be synced and published while the next ones are dumped: disks like company, and
+open files stay few."""
 
 
 @dataclass(slots=True)
@@ -68,8 +72,10 @@ async def run(
     started, clock = now(), time.monotonic()
     run_id = new_run_id(started)
     events = events.bind(run_id=run_id)
-    # A pump for each dump, and a few hands for short work on files beside them.
-    with ThreadPoolExecutor(settings.max_concurrent_dumps + 4, "dump") as executor:
+    with (
+        ThreadPoolExecutor(settings.max_concurrent_dumps, "pump") as pumps,
+        ThreadPoolExecutor(_PUBLISHING_AT_ONCE, "file") as executor,
+    ):
         clients = await clients_of.clients(
             clients_of.bindirs(settings.pg_bindirs, environ.get("PATH", os.defpath))
         )
@@ -104,6 +110,7 @@ async def run(
             retries=settings.dump_retries,
             retry_delay=settings.retry_delay,
             globals_passwords=settings.globals_passwords,
+            pumps=pumps,
             executor=executor,
             run_id=run_id,
             events=events,
@@ -173,10 +180,19 @@ async def _all(
         order.sort(key=lambda spec: -fleet.sizes.get(spec, 0))
     board.waiting = len(order) + len(of_globals)
 
+    publishing = asyncio.Semaphore(_PUBLISHING_AT_ONCE)
+
     async def attempt(spec: DatabaseSpec) -> Outcome:
-        async with per_server[spec.server], slots:
+        async with contextlib.AsyncExitStack() as finishing, contextlib.AsyncExitStack() as dumping:
+            await dumping.enter_async_context(per_server[spec.server])
+            await dumping.enter_async_context(slots)
+
+            async def handover() -> None:
+                await finishing.enter_async_context(publishing)
+                await dumping.aclose()
+
             board.waiting -= 1
-            board.running[spec] = Journey(spec=spec, size=fleet.sizes.get(spec, 0))
+            board.running[spec] = Journey(spec=spec, size=fleet.sizes.get(spec, 0), handover=handover)
             try:
                 outcome = await _attempt(board.running[spec], tools, found)
             finally:

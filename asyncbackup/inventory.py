@@ -8,7 +8,7 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,7 +42,7 @@ class Inventory:
     """One walk through the backup directory."""
 
     root: Path
-    entries: tuple[Entry, ...]
+    by_core: Mapping[str, tuple[Entry, ...]]
     partials: tuple[Path, ...]
     """Files of dumps that have not ended, ours or not, alive or not."""
     orphans: tuple[Path, ...]
@@ -50,7 +50,12 @@ class Inventory:
 
     def of(self, cores: Collection[str]) -> tuple[Entry, ...]:
         """Return the entries with one of these cores."""
-        return tuple(entry for entry in self.entries if entry.core in cores)
+        return tuple(entry for core in cores for entry in self.by_core.get(core, ()))
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Return all entries."""
+        return tuple(entry for entries in self.by_core.values() for entry in entries)
 
 
 def scan(root: Path) -> Inventory:
@@ -69,7 +74,15 @@ def scan(root: Path) -> Inventory:
             f"cannot read the backup directory {root}: {error.strerror}",
             hint="check BACKUP_DIR and the rights of the user that runs asyncbackup",
         ) from error
-    return Inventory(root=root, entries=tuple(entries), partials=tuple(partials), orphans=tuple(orphans))
+    by_core: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_core.setdefault(entry.core, []).append(entry)
+    return Inventory(
+        root=root,
+        by_core={core: tuple(of_core) for core, of_core in by_core.items()},
+        partials=tuple(partials),
+        orphans=tuple(orphans),
+    )
 
 
 def _days(root: Path) -> Iterator[tuple[Tier, Path]]:

@@ -58,7 +58,10 @@ class Tools:
     retries: int
     retry_delay: float
     globals_passwords: bool
+    pumps: Executor
+    """A thread for each dump."""
     executor: Executor
+    """Threads for short work on files, so that no pump waits for an fsync of another's."""
     run_id: str
     events: Events
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -73,6 +76,8 @@ class Journey:
     spec: DatabaseSpec
     size: int
     """Bytes that the server reports; a dump's SQL is of that order."""
+    handover: Callable[[], Awaitable[None]]
+    """Called when the server has done its part: the next dump may begin while this one is published."""
     stage: str = "waiting"
     progress: Progress = field(default_factory=Progress)
     started: float = field(default_factory=time.monotonic)
@@ -84,9 +89,10 @@ async def back_up(journey: Journey, tools: Tools, found: inventory.Inventory) ->
     spec, events = journey.spec, tools.events
     what = f"{spec}"
     async with _lock(tools, naming.long_core(spec), what):
-        swept = await in_thread(tools.executor, inventory.sweep, found, spec, tools.configured)
-        if swept:
-            events.emit("leftovers.removed", files=[str(path) for path in swept])
+        if found.partials or found.orphans:
+            swept = await in_thread(tools.executor, inventory.sweep, found, spec, tools.configured)
+            if swept:
+                events.emit("leftovers.removed", files=[str(path) for path in swept])
         backup = await _until_it_succeeds(journey, tools, found)
         removed = await _prune(journey, tools, found, backup)
     return Outcome(
@@ -152,8 +158,7 @@ async def _database(journey: Journey, tools: Tools, found: inventory.Inventory, 
     async with contextlib.AsyncExitStack() as stack:
         facts = await stack.enter_async_context(facts_of.snapshot(at, export=export))
         client = _client(journey, tools, facts)
-        _check_space(journey, tools, found, facts.size)
-        journey.size = journey.size or facts.size
+        _check_space(journey, tools, found)
         command = dumps.database_command(client, at, facts.snapshot, tools.limits)
         return await _write(journey, tools, command, at, client, facts, stack.aclose)
 
@@ -187,7 +192,7 @@ def _client(journey: Journey, tools: Tools, facts: Facts) -> Client:
     return client
 
 
-def _check_space(journey: Journey, tools: Tools, found: inventory.Inventory, size: int) -> None:
+def _check_space(journey: Journey, tools: Tools, found: inventory.Inventory) -> None:
     """Warn when it may not fit, and fail at once when it certainly cannot."""
     tools.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     free = shutil.disk_usage(tools.root).free
@@ -198,10 +203,10 @@ def _check_space(journey: Journey, tools: Tools, found: inventory.Inventory, siz
             f"{journey.spec}: {free} bytes are free in {tools.root}, the last backup took {last}",
             hint="free some space, or lower the number of backups to keep",
         )
-    if free < (last or size):
+    if free < (last or journey.size):
         journey.warnings.append(
             f"only {free} bytes are free in {tools.root}; "
-            + (f"the last backup took {last}" if last else f"the database has {size}")
+            + (f"the last backup took {last}" if last else f"the database has {journey.size}")
         )
 
 
@@ -231,10 +236,11 @@ async def _write(
             compressor=tools.compressor,
             progress=journey.progress,
             limits=tools.limits,
-            executor=tools.executor,
+            executor=tools.pumps,
             on_flow=release_snapshot,
         )
         journey.stage = "publishing"
+        await journey.handover()
         journey.warnings += dumped.warnings
 
         def describe(name: str) -> Manifest:
@@ -305,7 +311,7 @@ def _manifest(
         restricted=scan.restricted,
         in_recovery=facts.in_recovery,
         consistent=facts.snapshot is not None,
-        database_bytes=facts.size if of_database else 0,
+        database_bytes=journey.size,
         asyncbackup_version=__version__,
         properties=facts.properties if of_database else DatabaseProperties(),
         roles=tuple(sorted({*scan.roles, *facts.roles})) if of_database else scan.roles,
@@ -325,6 +331,8 @@ async def _prune(
     """Prune this series, now that it has a new good backup; what cannot be removed is a warning."""
     journey.stage = "pruning"
     spec = journey.spec
+    if not found.of(inventory.cores_of(spec)):
+        return ()
 
     def work() -> prune.Removal:
         older = inventory.series(found, spec, tools.configured)

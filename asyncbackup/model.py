@@ -162,7 +162,6 @@ class Facts:
     """What a database is at the moment of its snapshot."""
 
     server_version: PgVersion
-    size: int
     in_recovery: bool
     snapshot: str | None
     properties: DatabaseProperties

@@ -5,7 +5,6 @@ nothing, and sees the end of the pipe even while its child is being killed.
 """
 
 import hashlib
-import os
 import struct
 import time
 import zlib
@@ -71,7 +70,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pumped:
-    """A dump that is on disk, compressed and synced."""
+    """A dump that was written, compressed; not yet synced."""
 
     scan: DumpScan
     bytes: int
@@ -89,17 +88,13 @@ def compressor(level: int) -> Compressor:
 
 
 def pump(source: FileIO, target: FileIO, compressor: Compressor, progress: Progress) -> Pumped:
-    """Move everything from the pipe to the file; close both.
+    """Move everything from the pipe to the file; close the pipe, leave the file open and unsynced.
 
-    Returns when the pipe is at its end and the file is synced. Raises OSError when the file cannot
-    be written, synced or closed: the file is then worth nothing, and no second fsync makes it good.
+    Raises OSError when the file cannot be written; it is then worth nothing.
     """
     # On an error the pipe is closed, too: a writer that is alive learns by EPIPE that nobody reads on.
-    with source, target:
-        pumped = _pump(source, target, compressor, progress)
-        os.fsync(target.fileno())
-        target.close()  # network file systems report a failed write here
-    return pumped
+    with source:
+        return _pump(source, target, compressor, progress)
 
 
 def _pump(source: FileIO, target: FileIO, compressor: Compressor, progress: Progress) -> Pumped:

@@ -147,12 +147,18 @@ def partial(folder: Folder, core: str, when: datetime) -> Iterator[Partial]:
 def publish(
     partial: Partial, core: str, when: datetime, describe: Callable[[str], Manifest]
 ) -> tuple[Path, Manifest]:
-    """Give a finished, synced partial its final name, with its manifest; a final name is never replaced.
+    """Sync a finished partial and give it its final name, with its manifest; none is ever replaced.
 
     The manifest is created first and reserves the name; the data's rename is the commit. Any failure
-    leaves neither. `describe` makes the manifest for the name that was free.
+    leaves neither. An fsync that fails is never tried again: the kernel may have dropped the pages by
+    then. `describe` makes the manifest for the name that was free.
     """
     folder = partial.folder
+    try:
+        os.fsync(partial.file.fileno())
+        partial.file.close()  # network file systems report a failed write here
+    except OSError as error:
+        raise _fail("write", folder.path / partial.name, error) from error
     name, descriptor = _reserve(folder, core, when)
     committed = False
     try:

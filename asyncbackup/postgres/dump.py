@@ -35,7 +35,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dumped:
-    """A dump that ended well in every respect: status, trailer, writes, fsync and close."""
+    """A dump that ended well: status, trailer and writes; fsync and close are still to come."""
 
     pumped: Pumped
     warnings: tuple[str, ...]
@@ -78,9 +78,9 @@ async def dump(
     executor: Executor,
     on_flow: Callable[[], Awaitable[None]],
 ) -> Dumped:
-    """Run the command into the file `target`, and close it.
+    """Run the command into the file `target`, which is left open and to be synced.
 
-    Returns only if the program's exit status is 0, the dump is whole, and the file is safely on disk.
+    Returns only if the program's exit status is 0, every write went well, and the dump is whole.
     Raises DumpError, StorageError and their kin otherwise; then the file is worth nothing. `on_flow`
     is called once when the first bytes have come: the program then holds all its locks and snapshots.
     """
