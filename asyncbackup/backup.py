@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from asyncbackup import conf, inventory, journey, locks, naming, retention
-from asyncbackup.errors import AsyncbackupError, DatabaseMissingError, Exit, LockedError
+from asyncbackup.errors import AsyncbackupError, ConnectError, DatabaseMissingError, Exit, LockedError
 from asyncbackup.events import Events
 from asyncbackup.journey import Journey, Tools
 from asyncbackup.model import GLOBALS, DatabaseSpec, Outcome, Report, Server, Status
@@ -46,6 +46,7 @@ class _Fleet:
     databases: tuple[DatabaseSpec, ...]
     sizes: Mapping[DatabaseSpec, int]
     failed: tuple[Outcome, ...]
+    silent: frozenset[Server]
 
 
 def new_run_id(now: datetime) -> str:
@@ -178,6 +179,8 @@ async def _all(
     order = list(fleet.databases)
     if settings.backup_order == "largest":
         order.sort(key=lambda spec: -fleet.sizes.get(spec, 0))
+    # A server that does not answer must not keep the others waiting.
+    order.sort(key=lambda spec: spec.server in fleet.silent)
     board.waiting = len(order) + len(of_globals)
 
     publishing = asyncio.Semaphore(_PUBLISHING_AT_ONCE)
@@ -216,6 +219,8 @@ async def _attempt(under_way: Journey, tools: Tools, found: inventory.Inventory)
     try:
         outcome = await journey.back_up(under_way, replace(tools, events=events), found)
     except Exception as error:  # noqa: BLE001 - one database never stops another
+        if isinstance(error, ConnectError):
+            tools.unreachable.add(spec.server)
         return _failed(under_way, error, events)
     backup = outcome.backup
     if backup is not None and backup.manifest is not None:
@@ -226,7 +231,7 @@ async def _attempt(under_way: Journey, tools: Tools, found: inventory.Inventory)
             bytes=backup.bytes,
             sql_bytes=manifest.sql_bytes,
             rows=manifest.rows,
-            tables=len(manifest.tables),
+            tables=manifest.table_count,
             server_version=manifest.server_version,
             pruned=len(outcome.removed),
             warnings=list(outcome.warnings),
@@ -299,7 +304,8 @@ async def _survey(
         if only
         else conf.resolve(configured.databases, configured.patterns, names, lines=configured.lines)
     )
-    return _Fleet(databases=databases, sizes=sizes, failed=tuple(failed))
+    silent = frozenset(server for server, answer in answers.items() if isinstance(answer, ConnectError))
+    return _Fleet(databases=databases, sizes=sizes, failed=tuple(failed), silent=silent)
 
 
 async def _overview(

@@ -64,6 +64,13 @@ class ConnectError(AsyncbackupError):
     category = "unreachable"
 
 
+class BusyError(AsyncbackupError):
+    """The server answers, but takes nobody in for now: full, starting up or going down."""
+
+    retryable = True
+    category = "busy"
+
+
 class AccessError(AsyncbackupError):
     """The server answered and said no: password, permission, row security."""
 

@@ -127,8 +127,8 @@ def _scan_day(day: Path, tier: Tier, entries: list[Entry], partials: list[Path],
                     orphans.append(day / name)
 
 
-def read_manifest(backup: Path) -> Manifest:
-    """Read the manifest that lies beside a backup; raises ManifestError."""
+def read_manifest(backup: Path, *, brief: bool = False) -> Manifest:
+    """Read the manifest that lies beside a backup, whole or in brief; raises ManifestError."""
     path = backup.with_name(backup.name + naming.MANIFEST)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -139,7 +139,7 @@ def read_manifest(backup: Path) -> Manifest:
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}") from error
     try:
-        return manifests.from_json(data)
+        return manifests.from_json(data, brief=brief)
     except ManifestError as error:
         raise ManifestError(f"{path}: {error.message}", hint=error.hint) from error
 
@@ -164,7 +164,7 @@ def load(entry: Entry, candidates: Iterable[DatabaseSpec]) -> Backup:
     manifest, problem = None, ""
     if entry.has_manifest:
         try:
-            manifest = read_manifest(entry.path)
+            manifest = read_manifest(entry.path, brief=True)
         except ManifestError as error:
             problem = error.message
     elif is_ours(entry.path):
@@ -220,7 +220,7 @@ def sweep(inventory: Inventory, spec: DatabaseSpec, configured: Collection[Datab
         if not parsed or data.exists() or parsed.core not in cores_of(spec):
             continue
         try:
-            stale = read_manifest(data).spec == spec
+            stale = read_manifest(data, brief=True).spec == spec
         except ManifestError:
             stale = _torn(path) and _certain(parsed.core, spec, configured)
         if stale:

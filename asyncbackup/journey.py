@@ -12,7 +12,8 @@ from pathlib import Path
 import stamina
 
 from asyncbackup import __version__, inventory, locks, naming, prune, retention, volume
-from asyncbackup.errors import AsyncbackupError, KilledDumpError, SnapshotLostError, SpaceError
+from asyncbackup import manifest as manifests
+from asyncbackup.errors import AsyncbackupError, ConnectError, KilledDumpError, SnapshotLostError, SpaceError
 from asyncbackup.events import Events
 from asyncbackup.model import (
     Backup,
@@ -23,6 +24,7 @@ from asyncbackup.model import (
     Manifest,
     Outcome,
     Policy,
+    Server,
     Status,
     StoredFile,
 )
@@ -35,7 +37,7 @@ from asyncbackup.threads import in_thread
 
 _CERTAINLY_SMALLER = 2
 """A dump is never expected to shrink below this part of the last one's size from one run to the next."""
-_LEAST_FREE = 1 << 20  # bytes; below it nothing fits, and folders and manifests do not, either
+_LEAST_FREE = 1 << 20  # bytes; below it not even folders and manifests fit
 _LONGEST_PAUSE = 60.0
 
 
@@ -67,6 +69,8 @@ class Tools:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     warned: dict[Client, str] = field(default_factory=dict)
     """Clients with known holes that were used, each told of once a run."""
+    unreachable: set[Server] = field(default_factory=set)
+    """Servers that a database was given up on in this run: their others are tried once, not for long."""
 
 
 @dataclass(slots=True)
@@ -121,6 +125,8 @@ async def _until_it_succeeds(journey: Journey, tools: Tools, found: inventory.In
     def again(error: Exception) -> bool:
         nonlocal kills, export
         if not isinstance(error, AsyncbackupError) or not error.retryable:
+            return False
+        if isinstance(error, ConnectError) and journey.spec.server in tools.unreachable:
             return False
         if isinstance(error, SnapshotLostError):
             export = False
@@ -255,7 +261,7 @@ async def _write(
         bytes=manifest.file.bytes,
         good=True,
         spec=spec,
-        manifest=manifest,
+        manifest=manifests.brief(manifest),
     )
 
 
@@ -306,6 +312,7 @@ def _manifest(
         ),
         sql_bytes=scan.bytes,
         rows=scan.rows,
+        table_count=len({(block.schema, block.table) for block in scan.blocks}),
         encoding=scan.encoding,
         outside_sha256=scan.outside_sha256,
         restricted=scan.restricted,

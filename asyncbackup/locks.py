@@ -54,7 +54,8 @@ def hold(lock_folder: Path, name: str, what: str, run_id: str, *, wait: float = 
             "run_id": run_id,
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        os.pwrite(descriptor, json.dumps(holder).encode().ljust(200) + b"\n", 0)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(holder).encode() + b"\n", 0)
         yield
     finally:
         os.close(descriptor)

@@ -7,6 +7,7 @@ member `digest`: SHA-256 over the object's canonical JSON (keys sorted, no space
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -40,8 +41,15 @@ def _member(value: object) -> str:
     return json.dumps(value)
 
 
-def from_json(data: bytes) -> Manifest:
-    """Read a manifest, or raise ManifestError saying what is wrong with it."""
+_BULK = ("tables", "sequences", "large_objects", "object_counts", "unlogged", "warnings", "roles")
+"""What grows with a database, and is only of use to whoever verifies or restores it."""
+
+
+def from_json(data: bytes, *, brief: bool = False) -> Manifest:
+    """Read a manifest, or raise ManifestError saying what is wrong with it.
+
+    `brief` leaves out what grows with the database, after it was checked.
+    """
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -57,10 +65,20 @@ def from_json(data: bytes) -> Manifest:
     digest = document.pop("digest", None)
     if digest != _digest({"format": FORMAT, "version": VERSION, **document}):
         raise ManifestError("it was changed after it was written (its digest does not fit)")
+    if brief:
+        for name in _BULK:
+            document.pop(name, None)
     try:
         return _ADAPTER.validate_python(document, strict=False)
     except ValidationError as error:
         raise ManifestError(f"it does not have the fields of version {VERSION}: {error}") from error
+
+
+def brief(manifest: Manifest) -> Manifest:
+    """Return a copy without what grows with the database, to be kept for the length of a run."""
+    return replace(
+        manifest, tables=(), sequences=(), large_objects=(), object_counts={}, warnings=(), roles=()
+    )
 
 
 def schema() -> dict[str, Any]:

@@ -261,6 +261,7 @@ class Manifest:
     file: StoredFile
     sql_bytes: int
     rows: int
+    table_count: int
     encoding: str
     outside_sha256: str
     restricted: bool

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from asyncbackup.errors import AccessError, AsyncbackupError, ConnectError, DatabaseMissingError
+from asyncbackup.errors import AccessError, AsyncbackupError, BusyError, ConnectError, DatabaseMissingError
 from asyncbackup.model import Credentials, DatabaseSpec, Secret, Server
 
 APPLICATION_NAME = "asyncbackup"
@@ -31,6 +31,7 @@ _NOT_INHERITED = {
 }  # fmt: skip
 _INHERITED = {"HOME", "PATH", "LD_LIBRARY_PATH", "KRB5CCNAME", "KRB5_CONFIG", "SSL_CERT_FILE", "SSL_CERT_DIR"}
 _MEMFD_MODE = 0o600
+_ANSWER = 120.0  # seconds; the catalogs of 100,000 tables are counted in a few
 JIT_SINCE = 11
 
 _Connection = asyncpg.Connection  # asyncpg-stubs make it generic, the class itself is not
@@ -143,6 +144,7 @@ async def connection(endpoint: Endpoint) -> AsyncIterator[_Connection]:
             user=endpoint.user,
             password=endpoint.password.reveal() if endpoint.password else None,
             timeout=endpoint.connect_timeout,
+            command_timeout=_ANSWER,
             statement_cache_size=0,  # works through poolers, too
             server_settings={"application_name": APPLICATION_NAME},
         )
@@ -158,39 +160,49 @@ def tls_verified(environ: Mapping[str, str]) -> bool:
     return environ.get("PGSSLMODE") in {"verify-ca", "verify-full"}
 
 
+# The first that fits decides; what the server says is in the message.
+_MEANINGS: tuple[tuple[tuple[type[Exception], ...], type[AsyncbackupError], str], ...] = (
+    (
+        (asyncpg.InvalidCatalogNameError,),
+        DatabaseMissingError,
+        "correct the name, or remove its line; its old backups stay",
+    ),
+    (
+        (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InsufficientPrivilegeError),
+        AccessError,
+        "check the user, its password and its rights",
+    ),
+    (
+        (asyncpg.TooManyConnectionsError, asyncpg.CannotConnectNowError),
+        BusyError,
+        "the server refuses for now; lower MAX_CONCURRENT_DUMPS_PER_SERVER if this happens often",
+    ),
+    ((asyncpg.AdminShutdownError, asyncpg.CrashShutdownError), BusyError, "the server is going down"),
+    (
+        (asyncpg.PostgresConnectionError, asyncpg.QueryCanceledError),
+        ConnectError,
+        "look into the server's log",
+    ),
+    ((asyncpg.PostgresError,), AsyncbackupError, "look into the server's log"),
+    (
+        (ssl.SSLError, asyncpg.ClientConfigurationError),
+        AccessError,
+        "check PGSSLMODE, PGSSLROOTCERT, libpq's other variables, and the server's certificate",
+    ),
+    ((TimeoutError,), ConnectError, "check the network, or raise CONNECT_TIMEOUT"),
+    ((OSError,), ConnectError, "check the host name, the port and that the server is running"),
+    ((UnicodeDecodeError,), AsyncbackupError, "the server has names that are not valid in their encoding"),
+    ((asyncpg.InterfaceError, asyncpg.InternalClientError), ConnectError, "check libpq's variables"),
+)
+
+
 @contextlib.contextmanager
 def _mapped(spec: DatabaseSpec) -> Iterator[None]:
     try:
         yield
-    except AsyncbackupError:
+    except Exception as error:
+        for kinds, ours, hint in _MEANINGS:
+            if isinstance(error, kinds):
+                said = str(error) or "no answer within the time allowed"
+                raise ours(f"{spec}: {said}", hint=hint) from error
         raise
-    except asyncpg.InvalidCatalogNameError as error:
-        raise DatabaseMissingError(
-            f"{spec}: the server has no such database",
-            hint="correct the name, or remove its line; its old backups stay",
-        ) from error
-    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InsufficientPrivilegeError) as error:
-        raise AccessError(f"{spec}: {error}", hint="check the user, its password and its rights") from error
-    except (asyncpg.TooManyConnectionsError, asyncpg.CannotConnectNowError) as error:
-        raise ConnectError(f"{spec}: {error}", hint="the server refuses for now") from error
-    except (asyncpg.AdminShutdownError, asyncpg.CrashShutdownError) as error:
-        raise ConnectError(f"{spec}: {error}", hint="the server is going down") from error
-    except (asyncpg.PostgresConnectionError, asyncpg.QueryCanceledError) as error:
-        raise ConnectError(f"{spec}: {error}", hint="look into the server's log") from error
-    except asyncpg.PostgresError as error:
-        raise AsyncbackupError(f"{spec}: {error}", hint="look into the server's log") from error
-    except ssl.SSLError as error:
-        raise AccessError(
-            f"{spec}: TLS: {error}", hint="check PGSSLMODE, PGSSLROOTCERT and the server's certificate"
-        ) from error
-    except TimeoutError as error:
-        raise ConnectError(
-            f"{spec}: no answer within the time allowed",
-            hint="check the network, or raise CONNECT_TIMEOUT",
-        ) from error
-    except OSError as error:
-        raise ConnectError(
-            f"{spec}: {error}", hint="check the host name, the port and that the server is running"
-        ) from error
-    except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        raise ConnectError(f"{spec}: {error}", hint="check PGSSLMODE and libpq's other variables") from error

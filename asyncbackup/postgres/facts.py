@@ -12,6 +12,7 @@ from asyncbackup.model import DatabaseProperties, Extension, Facts, PgVersion
 from asyncbackup.postgres.connect import JIT_SINCE, Endpoint, connection
 
 FIRST_MODERN = 10
+TRANSACTION_TIMEOUT_SINCE = 17
 _LIBC = "c"
 _PROVIDERS = {"i": "icu", _LIBC: "libc", "b": "builtin"}
 
@@ -126,8 +127,12 @@ async def snapshot(endpoint: Endpoint, *, export: bool) -> AsyncIterator[Facts]:
     """
     async with connection(endpoint) as connected:
         version = _version(connected.get_server_version())
-        jit = "; SET jit = off" if version.major >= JIT_SINCE else ""
-        await connected.execute(f"{_SESSION}{jit}; {_BEGIN}")
+        settings = [_SESSION]
+        if version.major >= JIT_SINCE:
+            settings.append("SET jit = off")
+        if version.major >= TRANSACTION_TIMEOUT_SINCE:
+            settings.append("SET transaction_timeout = 0")
+        await connected.execute("; ".join([*settings, _BEGIN]))
         query = _FACTS.format(snapshot="pg_export_snapshot()" if export else "NULL")
         found: dict[str, Any] = json.loads(await connected.fetchval(query))
         yield _facts(found, version)

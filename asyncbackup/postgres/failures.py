@@ -5,6 +5,7 @@ import re
 from asyncbackup.errors import (
     AccessError,
     AsyncbackupError,
+    BusyError,
     ClientError,
     ConnectError,
     DatabaseMissingError,
@@ -34,10 +35,10 @@ _MEANINGS: tuple[tuple[str, type[AsyncbackupError], str], ...] = (
     ),
     (
         r"too many (clients|connections)|remaining connection slots",
-        ConnectError,
+        BusyError,
         "lower MAX_CONCURRENT_DUMPS_PER_SERVER, or raise the server's max_connections",
     ),
-    (r"the database system is", ConnectError, "the server refuses for now"),
+    (r"the database system is", BusyError, "the server refuses for now"),
     (
         r"password authentication failed|no pg_hba\.conf entry|no password supplied",
         AccessError,

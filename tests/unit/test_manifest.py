@@ -39,6 +39,7 @@ SMALL = Manifest(
     ),
     sql_bytes=10_000,
     rows=3,
+    table_count=2,
     encoding="UTF8",
     outside_sha256=SHA,
     restricted=True,
