@@ -35,8 +35,7 @@ from asyncbackup.postgres.versions import Client, below_floor, choose
 from asyncbackup.stream import Compressor, Progress
 from asyncbackup.threads import in_thread
 
-_CERTAINLY_SMALLER = 2
-"""A dump is never expected to shrink below this part of the last one's size from one run to the next."""
+_CERTAINLY_SMALLER = 2  # no dump is expected to shrink below this part of the last one
 _LEAST_FREE = 1 << 20  # bytes; below it not even folders and manifests fit
 _LONGEST_PAUSE = 60.0
 
@@ -90,13 +89,12 @@ class Journey:
 
 async def back_up(journey: Journey, tools: Tools, found: inventory.Inventory) -> Outcome:
     """Carry one database, or one server's globals, all the way; raises what stops it."""
-    spec, events = journey.spec, tools.events
-    what = f"{spec}"
-    async with _lock(tools, naming.long_core(spec), what):
+    spec = journey.spec
+    async with _lock(tools, spec):
         if found.partials or found.orphans:
             swept = await in_thread(tools.executor, inventory.sweep, found, spec, tools.configured)
             if swept:
-                events.emit("leftovers.removed", files=[str(path) for path in swept])
+                tools.events.emit("leftovers.removed", files=[str(path) for path in swept])
         backup = await _until_it_succeeds(journey, tools, found)
         removed = await _prune(journey, tools, found, backup)
     return Outcome(
@@ -110,9 +108,9 @@ async def back_up(journey: Journey, tools: Tools, found: inventory.Inventory) ->
 
 
 @contextlib.asynccontextmanager
-async def _lock(tools: Tools, name: str, what: str) -> AsyncIterator[None]:
+async def _lock(tools: Tools, spec: DatabaseSpec) -> AsyncIterator[None]:
     with contextlib.ExitStack() as stack:
-        lock = locks.hold(tools.lock_folder, name, what, tools.run_id)
+        lock = locks.hold(tools.lock_folder, naming.long_core(spec), str(spec), tools.run_id)
         await in_thread(tools.executor, stack.enter_context, lock)
         yield
 

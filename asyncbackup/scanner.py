@@ -13,6 +13,7 @@ Two rules of the formats it leans on, beside those of trailer.py:
 
 import hashlib
 import re
+import string
 from binascii import unhexlify
 from collections.abc import Callable
 
@@ -23,12 +24,11 @@ from asyncbackup.trailer import Frame
 _TOKEN = re.compile(rb"""['"\\;]|--|/\*|\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?\$""")
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _ESCAPED = re.compile(rb"[\\']")
-_WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_$") | frozenset(
-    range(128, 256)
-)
+_WORD = frozenset(string.ascii_letters.encode() + b"0123456789_$") | frozenset(range(128, 256))
 
 _END_OF_COPY = b"\n\\.\n"
 _LO_WRITE = b"SELECT pg_catalog.lowrite(0, '\\x"
+_CLOSERS = {b"--": b"\n", b"/*": b"*/"}  # every other opener closes with itself
 _MAX_WORD = 200  # held back at a chunk's end, so that E'...' and $tag$ are seen whole
 _MAX_LINE = 4096  # of a comment or a psql command; longer ones are none that matter
 _MAX_STATEMENT = 1 << 20  # kept to be understood; 1,600 columns of 63 quoted bytes fit well
@@ -59,8 +59,7 @@ class Scanner:
         self._closer = b""
         # COPY and large objects
         self._block: tuple[str, str, tuple[str, ...]] = ("", "", ())
-        self._digest = hashlib.sha256()
-        self._block_rows = self._block_bytes = 0
+        self._begin_digest()
         self._line_start = True
         self._lo_oid = -1
         self._odd_digit = b""
@@ -131,34 +130,30 @@ class Scanner:
     def _sql(self, data: bytes | bytearray, position: int, end: int) -> int:
         if not self._open:
             return self._between(data, position, end)
-        token = _TOKEN.search(data, position, end)
-        if token is None:
+        match = _TOKEN.search(data, position, end)
+        if match is None:
             return self._hold_word(data, position, end)
-        start, after = token.span()
-        first = data[start]
-        if first == 0x24:  # $
-            if start and data[start - 1] in _WORD:  # part of a name such as a$b$c
-                after = start + 1
-            else:
-                self._open_until(token.group())
-        elif first in b"'\"":
-            escapes = first == 0x27 and start > 0 and data[start - 1] in b"eE"
-            if escapes and (start < 2 or data[start - 2] not in _WORD):
-                self._step = self._escape_quote
-            else:
-                self._open_until(token.group())
-        elif first == 0x2D:  # --
-            self._open_until(b"\n")
-        elif first == 0x2F:  # /*
-            self._open_until(b"*/")
-        elif first == 0x5C:  # \
-            self._problem = self._problem or "the dump has a psql command inside a statement"
-        else:  # ;
+        start, after = match.span()
+        token = match.group()
+        # Nothing before `position` counts: a token ended there, or a word was held back to begin there.
+        word = start > position and data[start - 1] in _WORD
+        if token == b";":
             self._pass(position, start)
             if after == end and self._statement.startswith(b"COPY "):
                 return start  # the rows begin behind the line end, which has not arrived yet
             self._pass(start, after)
             return self._end_statement(data, after)
+        if token[0] == 0x24 and word:  # part of a name such as a$b$c
+            while after < end and data[after] in _WORD:
+                after += 1
+            if after == end:
+                return self._hold_word(data, position, end)
+        elif token == b"\\":
+            self._problem = self._problem or "the dump has a psql command inside a statement"
+        elif token == b"'" and word and _is_escape(data, position, start - 1):
+            self._step = self._escape_quote
+        else:
+            self._open_until(_CLOSERS.get(token, token))
         self._pass(position, after)
         return after
 
@@ -356,3 +351,8 @@ class Scanner:
                 LargeObject(oid=self._lo_oid, bytes=self._block_bytes, sha256=self._digest.hexdigest())
             )
             self._lo_oid = -1
+
+
+def _is_escape(data: bytes | bytearray, first: int, at: int) -> bool:
+    """Whether the character before a quote is the E of an escape string, and no longer word's end."""
+    return data[at] in b"eE" and (at == first or data[at - 1] not in _WORD)

@@ -66,7 +66,7 @@ def test_what_it_means(kind: type[AsyncbackupError], said: str) -> None:
 
 def test_what_may_pass_is_tried_again_and_nothing_else() -> None:
     tried = {kind for kind, _ in SAID if kind.retryable}
-    assert tried == {TransientDumpError, SnapshotLostError, ConnectError, KilledDumpError}
+    assert tried == {TransientDumpError, SnapshotLostError, ConnectError, BusyError, KilledDumpError}
 
 
 def test_the_first_complaint_is_not_drowned_by_what_follows() -> None:

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from io import FileIO
 from pathlib import Path
-from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -64,7 +63,8 @@ def pumped(path: Path, chunks: Iterable[bytes], level: int = 1) -> tuple[Pumped,
     feeder = threading.Thread(target=feed)
     feeder.start()
     try:
-        done = pump(FileIO(reader, "r"), FileIO(path, "w"), compressor(level), progress)
+        with FileIO(path, "w") as target:
+            done = pump(FileIO(reader, "r"), target, compressor(level), progress)
     finally:
         feeder.join()
     return done, progress
@@ -161,12 +161,13 @@ def test_short_writes_are_completed(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.write(writer, DUMP)
     os.close(writer)
-    pump(FileIO(reader, "r"), Reluctant(path, "w"), compressor(0), Progress())
+    with Reluctant(path, "w") as target:
+        pump(FileIO(reader, "r"), target, compressor(0), Progress())
     assert gzip.decompress(path.read_bytes()) == DUMP
 
 
 def broken_pump(target: FileIO) -> None:
-    """Pump into a target that fails; both ends are closed whatever happens."""
+    """Pump into a target that fails; the pipe is closed whatever happens."""
     reader, writer = os.pipe()
     source = FileIO(reader, "r")
 
@@ -177,11 +178,11 @@ def broken_pump(target: FileIO) -> None:
     feeder = threading.Thread(target=feed)
     feeder.start()
     try:
-        pump(source, target, compressor(1), Progress())
+        with target:
+            pump(source, target, compressor(1), Progress())
     finally:
         feeder.join()
         assert source.closed
-        assert target.closed
 
 
 def test_a_full_disk() -> None:
@@ -225,26 +226,7 @@ def test_a_writer_learns_that_nobody_reads_on() -> None:
 
     feeder = threading.Thread(target=feed)
     feeder.start()
-    with pytest.raises(OSError, match="No space left"):
-        pump(FileIO(reader, "r"), FileIO("/dev/full", "w"), compressor(1), Progress())
+    with FileIO("/dev/full", "w") as full, pytest.raises(OSError, match="No space left"):
+        pump(FileIO(reader, "r"), full, compressor(1), Progress())
     feeder.join(10)
     assert met
-
-
-def test_an_fsync_that_fails_is_the_end_of_it(tmp_path: Path) -> None:
-    broken = mock.patch("os.fsync", side_effect=OSError(5, "Input/output error"))
-    with broken as fsync, pytest.raises(OSError, match="Input/output"):
-        broken_pump(FileIO(tmp_path / "f", "w"))
-    fsync.assert_called_once()
-
-
-def test_a_close_that_fails_is_not_lost(tmp_path: Path) -> None:
-    class Late(FileIO):
-        def close(self) -> None:
-            closed = self.closed
-            super().close()
-            if not closed:
-                raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left"):
-        broken_pump(Late(tmp_path / "f", "w"))
