@@ -97,13 +97,9 @@ async def back_up(journey: Journey, tools: Tools, found: inventory.Inventory) ->
                 tools.events.emit("leftovers.removed", files=[str(path) for path in swept])
         backup = await _until_it_succeeds(journey, tools, found)
         removed = await _prune(journey, tools, found, backup)
+    seconds, warnings = round(time.monotonic() - journey.started, 3), tuple(journey.warnings)
     return Outcome(
-        spec=spec,
-        status=Status.GOOD,
-        seconds=round(time.monotonic() - journey.started, 3),
-        backup=backup,
-        removed=removed,
-        warnings=tuple(journey.warnings),
+        spec=spec, status=Status.GOOD, seconds=seconds, backup=backup, removed=removed, warnings=warnings
     )
 
 
@@ -117,11 +113,12 @@ async def _lock(tools: Tools, spec: DatabaseSpec) -> AsyncIterator[None]:
 
 async def _until_it_succeeds(journey: Journey, tools: Tools, found: inventory.Inventory) -> Backup:
     """Try, and try anew what may pass by itself; a dump that was killed only once more."""
-    kills = 0
-    export = True
+    kills, export = 0, True
+    last: Exception | None = None
 
     def again(error: Exception) -> bool:
-        nonlocal kills, export
+        nonlocal kills, export, last
+        last = error
         if not isinstance(error, AsyncbackupError) or not error.retryable:
             return False
         if isinstance(error, ConnectError) and journey.spec.server in tools.unreachable:
@@ -142,8 +139,8 @@ async def _until_it_succeeds(journey: Journey, tools: Tools, found: inventory.In
         wait_jitter=tools.retry_delay / 4,
     ):
         with attempt:
-            if attempt.num > 1:
-                tools.events.warning("backup.retried", attempt=attempt.num)
+            if last is not None:
+                tools.events.warning("backup.retried", attempt=attempt.num, error=str(last))
             journey.progress = Progress()
             if journey.spec.is_globals:
                 return await _globals(journey, tools)
@@ -170,9 +167,9 @@ async def _database(journey: Journey, tools: Tools, found: inventory.Inventory, 
 async def _globals(journey: Journey, tools: Tools) -> Backup:
     """Back up roles and tablespaces; any database of the server serves to log in."""
     server = journey.spec.server
-    dbname = next((s.dbname for s in sorted(tools.configured) if s.server == server and s.dbname), "postgres")
+    known = (s for s in sorted(tools.configured) if s.server == server and not s.is_globals)
     journey.stage = "connecting"
-    at = _endpoint(DatabaseSpec(server.host, server.port, dbname), tools)
+    at = _endpoint(next(known, DatabaseSpec(server.host, server.port, "postgres")), tools)
     async with contextlib.AsyncExitStack() as stack:
         facts = await stack.enter_async_context(facts_of.snapshot(at, export=False))
         client = _client(journey, tools, facts)
