@@ -121,11 +121,18 @@ def empty(bench: Bench, databases: Sequence[str]) -> dict[str, object]:
     sql_bytes = bench.check(databases)
     contenders = [who for who in (baselines.ours(), baselines.plain()) if bench.takes_part(who.name)]
     records = bench.rounds(contenders, [bench.job(databases)])
-    text = report.comparison(records, contenders, sql_bytes)
+    text = report.comparison(records, contenders, 0)
     if len(contenders) == 2:
         ours, plain = ([r for r in records if r.contender == who.name] for who in contenders)
         wall = report.ratio(ours, plain, lambda run: run.wall)
+        own = report.spread(ours, lambda run: run.own_cpu)
+        text += (
+            f"\nasyncbackup's own process takes {own.text(1, len(databases) / 1000)} CPU-ms for a database"
+        )
         text += f"\nasyncbackup takes {wall.text(2)} times the wall time of plain pg_dump"
+        if ours[0].run.server_cpu is not None:
+            work = report.ratio(ours, plain, lambda run: run.cpu + (run.server_cpu or 0))
+            text += f", and with the server {work.text(2)} times the CPU time"
     return finish(records, text, sql_bytes)
 
 

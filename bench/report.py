@@ -99,6 +99,12 @@ def _ours(ours: Sequence[Record], by_name: Mapping[str, Sequence[Record]], sql_b
     if FLOOR in by_name:
         wall = ratio(ours, by_name[FLOOR], lambda run: run.wall)
         lines.append(f"asyncbackup takes {wall.text(2)} times the floor's wall time")
+        if ours[0].run.server_cpu is not None:
+            work = ratio(ours, by_name[FLOOR], lambda run: run.cpu + (run.server_cpu or 0))
+            lines.append(
+                f"asyncbackup and the server together use {work.text(2)} times the floor's CPU time:"
+                " where both keep all cores busy, that is the ratio that others' load doesn't touch"
+            )
     gzip = by_name.get("serial-gzip") or by_name.get("xargs-gzip")
     if gzip:
         size = ratio(ours, gzip, lambda run: run.output)
