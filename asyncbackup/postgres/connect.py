@@ -137,6 +137,7 @@ def passfile(password: Secret | None) -> Iterator[tuple[dict[str, str], tuple[in
 async def connection(endpoint: Endpoint) -> AsyncIterator[_Connection]:
     """Connect by asyncpg for the length of the block; failures are of our own kinds."""
     with _mapped(endpoint.spec):
+        endpoint.spec.dbname.encode()  # asyncpg can say nothing else, and says so badly
         connected = await asyncpg.connect(
             host=endpoint.spec.host,
             port=endpoint.spec.port,
@@ -191,7 +192,7 @@ _MEANINGS: tuple[tuple[tuple[type[Exception], ...], type[AsyncbackupError], str]
     ),
     ((TimeoutError,), ConnectError, "check the network, or raise CONNECT_TIMEOUT"),
     ((OSError,), ConnectError, "check the host name, the port and that the server is running"),
-    ((UnicodeDecodeError,), AsyncbackupError, "the server has names that are not valid in their encoding"),
+    ((UnicodeError,), AsyncbackupError, "the server has names that are not valid in their encoding"),
     ((asyncpg.InterfaceError, asyncpg.InternalClientError), ConnectError, "check libpq's variables"),
 )
 

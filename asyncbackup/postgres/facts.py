@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 
+from asyncbackup import statements
 from asyncbackup.model import DatabaseProperties, Extension, Facts, PgVersion
 from asyncbackup.postgres.connect import JIT_SINCE, Endpoint, connection
 
@@ -56,9 +57,10 @@ SELECT json_object_agg(kind, n) FROM (
 """
 """Counts what users made, by catalog; comparable between majors. Returns one JSON object."""
 
-# to_json of a catalog's row takes the columns as they are in any version.
+# to_json of a catalog's row takes the columns as they are in any version. Bytes are what comes, for
+# the server refuses to send text that is not valid in its encoding, as it can be in SQL_ASCII.
 _FACTS = f"""
-SELECT json_build_object(
+SELECT replace(json_build_object(
   'snapshot', {{snapshot}},
   'recovery', pg_is_in_recovery(),
   'database', to_json(d),
@@ -80,7 +82,8 @@ SELECT json_build_object(
   'unlogged', (SELECT json_agg(n.nspname || '.' || c.relname ORDER BY 1) FROM pg_class c
      JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relpersistence = 'u' AND c.relkind IN ('r', 'p')),
   'counts', ({COUNTS})
-)::text FROM pg_database d WHERE d.datname = current_database()
+)::text, chr(92), chr(92) || chr(92))::bytea, getdatabaseencoding()
+FROM pg_database d WHERE d.datname = current_database()
 """  # noqa: S608 - a constant above
 
 _SESSION = (
@@ -88,8 +91,11 @@ _SESSION = (
 )
 _BEGIN = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
+# Names come as the bytes that they are: a database of another encoding may have made some that are
+# not valid here, and one of SQL_ASCII knows no encoding at all.
 _OVERVIEW = """
-SELECT datname, CASE WHEN has_database_privilege(oid, 'CONNECT') THEN pg_database_size(oid) END
+SELECT replace(datname, chr(92), chr(92) || chr(92))::bytea,
+  CASE WHEN has_database_privilege(oid, 'CONNECT') THEN pg_database_size(oid) END
 FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname
 """
 
@@ -114,7 +120,7 @@ async def overview(endpoint: Endpoint) -> Overview:
         rows = await connected.fetch(_OVERVIEW)
     return Overview(
         server_version=version,
-        sizes={row[0]: row[1] or 0 for row in rows},
+        sizes={row[0].decode("utf-8", "surrogateescape"): row[1] or 0 for row in rows},
     )
 
 
@@ -134,8 +140,10 @@ async def snapshot(endpoint: Endpoint, *, export: bool) -> AsyncIterator[Facts]:
             settings.append("SET transaction_timeout = 0")
         await connected.execute("; ".join([*settings, _BEGIN]))
         query = _FACTS.format(snapshot="pg_export_snapshot()" if export else "NULL")
-        found: dict[str, Any] = json.loads(await connected.fetchval(query))
-        yield _facts(found, version)
+        row = await connected.fetchrow(query)
+        assert row is not None  # noqa: S101 - the database that answers is there
+        # As the scanner reads the dump: SQL_ASCII, where bytes may be anything, as LATIN1.
+        yield _facts(json.loads(row[0].decode(statements.codec(row[1]), "surrogateescape")), version)
 
 
 def _facts(found: dict[str, Any], version: PgVersion) -> Facts:
