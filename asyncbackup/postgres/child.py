@@ -11,13 +11,14 @@ import pwd
 import shutil
 import signal
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from pwd import struct_passwd
-from typing import IO, Any
+from typing import IO
 
 from asyncbackup.errors import ClientError
+from asyncbackup.threads import see_through
 
 _STOP: Sequence[tuple[signal.Signals, float]] = (
     (signal.SIGINT, 10),
@@ -39,7 +40,7 @@ async def running(
     try:
         yield process
     finally:
-        await see_through(_stop(process))
+        await see_through(asyncio.ensure_future(_stop(process)))
 
 
 async def finished(command: Sequence[str], account: struct_passwd | None, log: IO[bytes]) -> int:
@@ -51,7 +52,7 @@ async def finished(command: Sequence[str], account: struct_passwd | None, log: I
         if process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # initdb has children of its own in this group
-            await see_through(process.wait())
+            await see_through(asyncio.ensure_future(process.wait()))
 
 
 def account_for(owner: str) -> struct_passwd | None:
@@ -77,20 +78,6 @@ def account_for(owner: str) -> struct_passwd | None:
         f"cannot make a PostgreSQL server: it refuses to run as root, and there is no user {owner!r}",
         hint=f"run as an ordinary user, or create the user {owner!r}",
     )
-
-
-async def see_through(work: Coroutine[Any, Any, Any]) -> None:
-    """Bring work to its end, however often we are cancelled meanwhile; then pass that on."""
-    task = asyncio.create_task(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    task.result()
-    if cancelled:
-        raise cancelled
 
 
 async def _stop(process: Process) -> None:

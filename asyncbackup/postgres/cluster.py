@@ -30,7 +30,8 @@ from asyncpg.connect_utils import SessionAttribute
 
 from asyncbackup.errors import ClientError
 from asyncbackup.model import PgVersion, Secret
-from asyncbackup.postgres.child import account_for, finished, running, see_through
+from asyncbackup.postgres.child import account_for, finished, running
+from asyncbackup.threads import in_thread
 
 SUPERUSER = "postgres"
 LOOPBACK = "127.0.0.1"
@@ -154,7 +155,7 @@ async def _folder(parent: Path, account: struct_passwd | None) -> AsyncIterator[
     try:
         yield folder
     finally:
-        await see_through(asyncio.to_thread(_remove, folder))
+        await in_thread(None, _remove, folder)
 
 
 def _make_folder(parent: Path, account: struct_passwd | None) -> Path:
@@ -198,17 +199,21 @@ async def _reachable(bindir: Path, base: Path, account: struct_passwd | None, lo
     copied = base / "wheel" / package.name / prefix.name / bindir.name
     if libraries.is_dir():
         # The binaries look for their libraries at $ORIGIN/../../../<package>.libs.
-        await see_through(
-            asyncio.to_thread(_copy, {prefix: copied.parent, libraries: base / "wheel" / libraries.name})
-        )
+        trees = {prefix: copied.parent, libraries: base / "wheel" / libraries.name}
+        await in_thread(None, _copy, trees, base / "wheel")
         if await _runs(copied, account, log):
             return copied
     raise _failure(f"the user {account.pw_name!r} cannot run {bindir}/initdb", _tail(log), account)
 
 
-def _copy(trees: Mapping[Path, Path]) -> None:
+def _copy(trees: Mapping[Path, Path], top: Path) -> None:
     for source, target in trees.items():
         shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("include"))
+    # Our umask, or that of whoever installed the wheel, may close this to everyone else, too.
+    for path in (top, *top.rglob("*")):
+        if not path.is_symlink():
+            readable = path.stat().st_mode & 0o500
+            path.chmod(readable | readable >> 3 | readable >> 6 | 0o200)
 
 
 async def _ready(

@@ -175,6 +175,14 @@ async def test_a_wheel_in_a_closed_home_is_copied_to_where_it_can_be_reached(
     for tree in (package, package.with_suffix(".libs")):
         shutil.copytree(tree, home / tree.name, copy_function=os.link)
     hidden = home / source.relative_to(package.parent)
+    before = os.umask(0o077)  # as the command sets it
+    try:
+        await runs_from_a_copy(hidden, place, major)
+    finally:
+        os.umask(before)
+
+
+async def runs_from_a_copy(hidden: Path, place: Path, major: int) -> None:
     async with cluster(hidden, root=place) as it:
         assert it.bindir.is_relative_to(place)
         assert it.version.major == major
