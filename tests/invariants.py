@@ -297,3 +297,27 @@ def small_disk(path: Path, options: str) -> Iterator[Path]:
         yield path
     finally:
         subprocess.run(["umount", path], check=True)
+
+
+def at_bytes(count: int, action: str) -> str:
+    """Return shell that runs the real pg_dump, and does something once it has written so many bytes.
+
+    `action` is shell, too, and knows the process as $PID.
+    """
+    watch = (
+        f'while [ -e /proc/$PID ]; do while read -r k v; do if [ "$k" = wchar: ] && [ "$v" -ge {count} ]; then '
+        f"{action}; exit; fi; done < /proc/$PID/io; done"
+    )
+    return f'PID=$$; ( exec > /dev/null 2>&1; {watch} ) & exec "$REAL" "$@"'
+
+
+def stopped(server: Postgres) -> int:
+    """Return the id of a pg_dump of ours that a signal has stopped, or 0."""
+    for process in dumps_of(server):
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if state == "T":
+            return process
+    return 0

@@ -19,6 +19,11 @@ from asyncbackup.errors import (
 # speak another language, then its complaint counts as a permanent failure, which is the safe side.
 _MEANINGS: tuple[tuple[str, type[AsyncbackupError], str], ...] = (
     (
+        r"setpriv: failed to execute",
+        ClientError,
+        "check that the client is there and executable, with all that it needs",
+    ),
+    (
         r"lock timeout|could not obtain lock",
         TransientDumpError,
         "something holds a table exclusively; raise LOCK_WAIT_TIMEOUT, or back up at another time",
@@ -62,8 +67,8 @@ _MEANINGS: tuple[tuple[str, type[AsyncbackupError], str], ...] = (
     (r"server version mismatch", ClientError, "install a client of the server's major version"),
     (
         (
-            r"server closed the connection|terminating connection|connection to server was lost"
-            r"|lost synchronization|SSL SYSCALL|could not receive data|connection not open|no connection to"
+            r"terminated by user|server closed the connection|terminating connection"
+            r"|connection to server was lost|lost synchronization|SSL SYSCALL|could not receive data|connection not open|no connection to"
         ),
         KilledDumpError,
         "look into the server's log",

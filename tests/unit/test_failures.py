@@ -46,12 +46,14 @@ SAID = [
     (AccessError, "pg_dump: error: query failed: ERROR:  permission denied for schema private"),
     (AccessError, "pg_dumpall: error: query failed: ERROR:  permission denied for table pg_authid"),
     (AccessError, 'pg_dump: error: Dumping the contents of table "t" failed: PQgetResult() failed.\npg_dump: detail: Error message from server: ERROR:  query would be affected by row-level security policy for table "t"\nHINT:  To disable the policy for the table\'s owner, use ALTER TABLE NO FORCE ROW LEVEL SECURITY.'),
+    (ClientError, "setpriv: failed to execute /usr/bin/pg_dump: Permission denied"),
     (ClientError, "pg_dump: error: aborting because of server version mismatch\npg_dump: detail: server version: 18.4; pg_dump version: 15.18"),
     (KilledDumpError, 'pg_dump: error: Dumping the contents of table "t" failed: PQgetCopyData() failed.\npg_dump: detail: Error message from server: server closed the connection unexpectedly\n\tThis probably means the server terminated abnormally\n\tbefore or while processing the request.'),
     (KilledDumpError, "pg_dump: error: query failed: FATAL:  terminating connection due to administrator command\nserver closed the connection unexpectedly"),
     (KilledDumpError, "pg_dump: error: query failed: SSL SYSCALL error: EOF detected"),
     (KilledDumpError, "pg_dump: error: query failed: could not receive data from server: Connection reset by peer"),
     (DumpError, 'pg_dump: error: could not parse ACL list (x) for object "t" (TABLE)'),
+    (KilledDumpError, "pg_dump: error: terminated by user"),  # which is SIGTERM
     (DumpError, "pg_dump: Fehler: Anfrage fehlgeschlagen"),
     (DumpError, ""),
 ]  # fmt: skip
