@@ -1,38 +1,99 @@
 """The command `asyncbackup`."""
 
+import difflib
+import os
 import sys
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
 
-from asyncbackup import __version__
+from asyncbackup import __version__, dbspec
 from asyncbackup.cli import pruning, render, session
-from asyncbackup.errors import AsyncbackupError, Exit
+from asyncbackup.errors import AsyncbackupError, Exit, UsageError
 
 EXIT_CODES = """\b
 Exit codes:
-  0  all good
-  1  nothing succeeded
-  2  wrong usage or configuration; nothing was touched
-  3  some succeeded, some did not
-  4  locked: another run is working on the same database
+  0         all good
+  1         nothing succeeded
+  2         wrong usage or configuration; nothing was touched
+  3         some succeeded, some did not
+  4         locked: another run is working on the same database
   130, 143  interrupted; children ended, partial files removed
 """
 
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class _Bash(BashComplete):
+    """Completion for bash, which takes words apart at colons, where a port begins."""
+
+    source_template = """\
+%(complete_func)s() {
+    local typed="${COMP_LINE:0:COMP_POINT}" prefix="" response completion type value
+    local -a words
+    IFS=$' \\t' read -r -a words <<< "$typed"
+    [[ "$typed" == *[[:space:]] ]] && words+=("")
+    local current="${words[${#words[@]}-1]}"
+    [[ "$COMP_WORDBREAKS" == *:* && "$current" == *:* ]] && prefix="${current%%"${current##*:}"}"
+    response=$(IFS=$'\\n'; COMP_WORDS="${words[*]}" COMP_CWORD=$((${#words[@]} - 1)) \\
+        %(complete_var)s=bash_complete "$1" 2>/dev/null)
+    while IFS=',' read -r type value; do
+        case "$type" in
+            dir) COMPREPLY=(); compopt -o dirnames ;;
+            file) COMPREPLY=(); compopt -o default ;;
+            plain) COMPREPLY+=("${value#"$prefix"}") ;;
+        esac
+    done <<< "$response"
+    return 0
+}
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+
+
+add_completion_class(_Bash)
+
+
+class _Commands(click.Group):
+    """A group that guesses which command a mistyped one was meant to be."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
+            guess = f" Did you mean {near[0]}?" if near else ""
+            raise click.UsageError(f"There is no command {dbspec.shown(args[0])}.{guess}", ctx) from error
+
+
+def complete_spec(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the configured databases that begin like this; none where the configuration is wrong."""
+    try:
+        begun = session.begin()
+    except (AsyncbackupError, OSError):
+        return []
+    names = ["all"]
+    for spec in begun.conf.databases:
+        full = dbspec.spec_text(spec)
+        short = full.replace(f":{spec.port}/", "/", 1)
+        names.append(short if spec.port == begun.settings.default_port and ":" not in incomplete else full)
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _FILTER = click.option(
-    "-f", "--filter", "pattern", default="", metavar="FILTER", help="Only files whose path holds this text."
+    "-f", "--filter", "pattern", default="", metavar="TEXT", help="Only files whose path holds this text."
 )
+_SPEC = click.argument("spec", nargs=-1, shell_complete=complete_spec)
 
 
-@click.group(
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=EXIT_CODES,
-    invoke_without_command=False,
-)
-@click.version_option(__version__, prog_name="asyncbackup")
+@click.group(cls=_Commands, context_settings=_CONTEXT, epilog=EXIT_CODES)
+@click.version_option(__version__, prog_name="asyncbackup", message="%(prog)s %(version)s")
 def app() -> None:
     """Back up a fleet of PostgreSQL databases, many at once, and prove what was written.
 
@@ -41,64 +102,80 @@ def app() -> None:
     """
 
 
-@app.command(epilog=EXIT_CODES)
-@click.argument("spec", nargs=-1)
+@app.command(epilog=EXIT_CODES, short_help="Back up every configured database, or those named.")
+@_SPEC
 @_JSON
 def backup(spec: tuple[str, ...], as_json: bool) -> Exit:
-    """Back up every configured database, or only those named (host[:port]/dbname)."""
+    """Back up every configured database, or those named as host[:port]/dbname.
+
+    Several are dumped at once; one that fails never stops another. Each server's roles and tablespaces
+    are backed up beside them. Old backups are pruned as configured, after a new one is good.
+
+    On a terminal, progress is shown; otherwise stderr has the log, one JSON object a line (LOG_FORMAT).
+    """
     begun = session.begin()
     report = session.back_up(begun, begun.specs(spec), show=session.wants_display(begun))
     if isinstance(report, Exit):
         return report
-    click.echo(render.as_json(render.report(report)) if as_json else render.report_text(report))
+    session.show(render.as_json(render.report(report)) if as_json else render.report_text(report))
     return session.exit_code(report)
 
 
-@app.command("list", epilog=EXIT_CODES)
-@click.argument("spec", nargs=-1)
+@app.command("list", epilog=EXIT_CODES, short_help="List the backups there are.")
+@_SPEC
 @_FILTER
 @_JSON
 def list_(spec: tuple[str, ...], pattern: str, as_json: bool) -> Exit:
-    """List the backups there are, newest first; those of the bash tool, too."""
+    """List the backups there are, or those of the databases named as host[:port]/dbname.
+
+    Newest first. Backups that the bash tool made are listed, too; they have no manifest, and so nobody
+    knows their rows.
+    """
     begun = session.begin()
     found = session.backups(begun, begun.specs(spec), pattern)
     now = datetime.now(UTC)
     if as_json:
-        click.echo(render.as_json([render.backup(one, now) for one in found]))
+        session.show(render.as_json([render.backup(one, now) for one in found]))
+        return Exit.OK
+    root = begun.settings.backup_dir
+    if not root.exists():
+        nothing = f"No backups: {root} does not exist yet."
     else:
-        click.echo(render.listing(found, begun.settings.backup_dir, now))
+        nothing = f"No backups in {root}" + (" match." if spec or pattern else " yet.")
+    session.show(render.listing(found, root, now, nothing))
     return Exit.OK
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(epilog=EXIT_CODES, short_help="Show the settings, databases and schedules.")
 @_JSON
 def config(as_json: bool) -> Exit:
     """Show the settings, databases and schedules as they were understood; secrets are masked."""
     begun = session.begin()
     show = render.configuration if as_json else render.configuration_text
     shown = show(begun.settings, begun.conf)
-    click.echo(shown if isinstance(shown, str) else render.as_json(shown))
+    session.show(shown if isinstance(shown, str) else render.as_json(shown))
     for warning in begun.conf.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        begun.warn(warning)
     return Exit.OK
 
 
-@app.command(epilog=EXIT_CODES)
-@click.argument("spec", nargs=-1)
+@app.command(epilog=EXIT_CODES, short_help="Remove the backups that retention does not keep.")
+@_SPEC
 @_FILTER
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed, and why.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
 @_JSON
 def prune(spec: tuple[str, ...], pattern: str, dry_run: bool, yes: bool, as_json: bool) -> Exit:
-    """Remove the backups that retention does not keep; with -f, the matching files one by one.
+    """Remove the backups that retention does not keep; with -f, the matching ones, each after a question.
 
-    The newest good backup of a database is never removed.
+    The newest good backup of a database is never removed, nor is a file of which it cannot be told
+    for certain whose it is.
     """
     begun = session.begin()
     return pruning.run(begun, begun.specs(spec), pattern=pattern, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(epilog=EXIT_CODES, short_help="Try it out: a server and sample databases of its own.")
 @click.option(
     "--dir", "folder", default="asyncbackup-demo", show_default=True, help="Folder for the demo's backups."
 )
@@ -113,35 +190,49 @@ def demo(folder: str) -> Exit:
 _SHELLS = ("bash", "zsh", "fish")
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES, short_help="Print the completion script for a shell.")
 @click.argument("shell", type=click.Choice(_SHELLS))
 def completion(shell: str) -> Exit:
-    """Print the completion script for a shell: eval "$(asyncbackup completion bash)"."""
-    from click.shell_completion import get_completion_class  # noqa: PLC0415
+    r"""Print the completion script for a shell: commands, options, and the configured databases.
 
+    \b
+    For bash, put this into ~/.bashrc:
+      eval "$(asyncbackup completion bash)"
+    """
     kind = get_completion_class(shell)
     if kind is not None:
-        click.echo(kind(app, {}, "asyncbackup", "_ASYNCBACKUP_COMPLETE").source())
+        session.show(kind(app, {}, "asyncbackup", "_ASYNCBACKUP_COMPLETE").source())
     return Exit.OK
 
 
-def invoke(command: click.Command, arguments: list[str] | None, name: str) -> Exit:
-    """Run a command line and return its exit code; errors of ours become a sentence and a hint."""
+def invoke(command: click.Command, name: str) -> Exit:
+    """Run the command line and return its exit code; errors of ours become a sentence and a hint."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, TextIOWrapper
+        ):  # a name that the terminal's encoding lacks is escaped, not refused
+            stream.reconfigure(errors="backslashreplace")
     try:
-        result: Any = command.main(args=arguments, prog_name=name, standalone_mode=False)
+        result: Any = command.main(prog_name=name, standalone_mode=False)
     except click.exceptions.Abort:
-        return Exit.INTERRUPTED
+        return session.fail(CancelledError("interrupted"))
     except click.ClickException as error:
+        if session.speaks_json(os.environ):
+            return session.fail(UsageError(error.format_message()))
         error.show()
         return Exit.USAGE
     except AsyncbackupError as error:
         return session.fail(error)
-    except BrokenPipeError:
-        sys.stderr.close()
-        return Exit.FAILED
     return result if isinstance(result, Exit) else Exit.OK
+
+
+class CancelledError(AsyncbackupError):
+    """Ctrl-C came while nothing was running that had to be unwound."""
+
+    exit_code = Exit.INTERRUPTED
+    category = "interrupted"
 
 
 def main() -> NoReturn:
     """Run `asyncbackup`."""
-    sys.exit(invoke(app, None, "asyncbackup"))
+    sys.exit(invoke(app, "asyncbackup"))

@@ -45,6 +45,22 @@ def redactor(secrets: Iterable[str]) -> structlog.typing.Processor:
     return process
 
 
+_FIRST = ("timestamp", "level", "event")
+
+
+def _ordered(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401
+    """Begin with when, how grave and what, where the eye looks for them."""
+    return {**{key: event[key] for key in _FIRST}, **event}
+
+
+def _harmless(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401
+    """Let no name command the terminal; JSON escapes by itself."""
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable() and key != "traceback":
+            event[key] = repr(value)
+    return event
+
+
 def _failure(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401
     """Turn an exception into text; only our own bugs carry one."""
     error = event.pop("exc_info", None)
@@ -61,11 +77,13 @@ def sink(log_format: str, level: Level, secrets: Iterable[str], stream: TextIO |
         renderer: structlog.typing.Processor = structlog.processors.JSONRenderer(
             serializer=json.dumps, ensure_ascii=True, default=str
         )
+        shape = [_ordered]
     else:
         renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False, pad_event_to=20)
+        shape = [_harmless]
     logger = structlog.wrap_logger(
         structlog.WriteLogger(stream),
-        processors=[_failure, redact, renderer],
+        processors=[_failure, redact, *shape, renderer],
         wrapper_class=structlog.BoundLogger,
     )
     write = {

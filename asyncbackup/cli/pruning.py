@@ -1,15 +1,29 @@
 """Pruning by hand: by the policy, or chosen files one by one."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-
-import click
 
 from asyncbackup import backup, locks, naming, prune, retention
 from asyncbackup.cli import render, text
-from asyncbackup.cli.session import Session, backups
-from asyncbackup.errors import AsyncbackupError, Exit, LockedError
+from asyncbackup.cli.session import Session, ask, backups, can_ask, fail, show
+from asyncbackup.errors import AsyncbackupError, Exit, LockedError, UsageError
 from asyncbackup.model import Backup, DatabaseSpec, Decision, Plan, Policy
+
+
+@dataclass(slots=True)
+class _Done:
+    """What has come of it so far."""
+
+    removed: list[Backup] = field(default_factory=list)
+    errors: list[AsyncbackupError] = field(default_factory=list)
+
+    def exit_code(self) -> Exit:
+        if not self.errors:
+            return Exit.OK
+        if self.removed:
+            return Exit.PARTIAL
+        return Exit.LOCKED if all(isinstance(error, LockedError) for error in self.errors) else Exit.FAILED
 
 
 def policy(session: Session) -> Policy:
@@ -32,8 +46,9 @@ def run(
     dry_run: bool,
     yes: bool,
     as_json: bool,
+    consent: str = "--yes",
 ) -> Exit:
-    """Prune, and print what was decided and done."""
+    """Prune, and print what was decided and done; `consent` is the flag that stands for every yes."""
     now = datetime.now(UTC)
     found = backups(session, specs)
     series = {b.spec for b in found if b.spec is not None}
@@ -43,18 +58,32 @@ def run(
     }
     if pattern:
         plans = {spec: _chosen(plan, pattern, now) for spec, plan in plans.items()}
-    unknown = [b for b in found if b.spec is None and pattern in str(b.path)]
     decisions = [decision for plan in plans.values() for decision in plan.decisions]
-    if as_json:
-        click.echo(render.as_json(render.decisions(decisions)))
-    else:
-        _print(decisions, unknown, now)
+    decisions += [
+        Decision(backup=b, keep=True, reason="kept: whose it is cannot be told for certain")
+        for b in found
+        if b.spec is None and pattern in str(b.path)
+    ]
+    if not as_json:
+        nothing = f"no backup's path holds {text.plain(pattern)}" if pattern else "no backups to prune"
+        show(_table(decisions, now) if decisions else nothing)
     removing = sum(len(plan.remove) for plan in plans.values())
-    if dry_run or not removing:
-        return Exit.OK
-    if not yes and not pattern and not click.confirm(f"Remove {removing} files?", err=True):
-        return Exit.OK
-    return _carry_out(session, plans, now, one_by_one=bool(pattern) and not yes)
+    done = _Done()
+    if removing and not dry_run:
+        if not yes and not can_ask():
+            raise UsageError(
+                "nothing was removed: there is no terminal to ask on",
+                hint=f"add {consent} to remove without being asked",
+            )
+        if yes or pattern or ask(f"Remove {removing} of {len(decisions)} backups?"):
+            _carry_out(session, plans, now, done, one_by_one=bool(pattern) and not yes)
+    freed = sum(b.bytes for b in done.removed)
+    if as_json:
+        show(render.as_json(render.pruned(decisions, done.removed, done.errors, dry_run=dry_run)))
+    elif removing:
+        would = f"; {removing} would be, without --dry-run" if dry_run else f", {text.size(freed)} freed"
+        show(f"\n{len(done.removed)} removed{would}")
+    return done.exit_code()
 
 
 def _chosen(plan: Plan, pattern: str, now: datetime) -> Plan:
@@ -71,49 +100,37 @@ def _chosen(plan: Plan, pattern: str, now: datetime) -> Plan:
     return Plan(decisions=tuple(decisions))
 
 
-def _print(decisions: Collection[Decision], unknown: Collection[Backup], now: datetime) -> None:
+def _table(decisions: Collection[Decision], now: datetime) -> str:
     rows = [
         (
             "keep" if decision.keep else "remove",
             text.age(decision.backup.taken_at, now),
+            text.size(decision.backup.bytes),
             str(decision.backup.path),
-            decision.reason,
+            decision.reason.partition(": ")[2] or decision.reason,
         )
         for decision in decisions
     ]
-    rows += [
-        ("keep", text.age(b.taken_at, now), str(b.path), "kept: whose it is cannot be told for certain")
-        for b in unknown
-    ]
-    click.echo(render.table(("", "AGE", "FILE", "WHY"), rows, right=frozenset({1})) if rows else "no backups")
+    return render.table(("", "AGE", "SIZE", "FILE", "WHY"), rows, right=frozenset({1, 2}))
 
 
-def _carry_out(session: Session, plans: dict[DatabaseSpec, Plan], now: datetime, *, one_by_one: bool) -> Exit:
+def _carry_out(
+    session: Session, plans: Mapping[DatabaseSpec, Plan], now: datetime, done: _Done, *, one_by_one: bool
+) -> None:
     root = session.settings.backup_dir
     lock_folder = locks.folder(root, session.settings.lock_dir)
     run_id = backup.new_run_id(now)
-    results: list[AsyncbackupError] = []
-    removed = 0
     for spec, plan in plans.items():
-        chosen = [
-            b
-            for b in reversed(plan.remove)
-            if not one_by_one or click.confirm(f"Remove {text.plain(str(b.path))}?", err=True)
-        ]
-        if not chosen:
-            continue
-        try:
-            with locks.hold(lock_folder, naming.long_core(spec), str(spec), run_id):
-                still_there = [b for b in chosen if b.path.exists()]
-                removal = prune.remove(still_there, root, lock_folder, run_id)
-            removed += len(removal.removed)
-            prune.raise_problems(removal)
-        except AsyncbackupError as error:
-            results.append(error)
-            click.echo(f"Error: {error}", err=True)
-    click.echo(f"{removed} removed", err=True)
-    if not results:
-        return Exit.OK
-    if removed:
-        return Exit.PARTIAL
-    return Exit.LOCKED if all(isinstance(error, LockedError) for error in results) else Exit.FAILED
+        for batch in [[b] for b in reversed(plan.remove)] if one_by_one else [plan.remove[::-1]]:
+            if not batch or (one_by_one and not ask(f"Remove {batch[0].path}?")):
+                continue
+            try:
+                # Held only while files go, not while a person makes up their mind.
+                with locks.hold(lock_folder, naming.long_core(spec), str(spec), run_id):
+                    still_there = [b for b in batch if b.path.exists()]
+                    removal = prune.remove(still_there, root, lock_folder, run_id)
+                done.removed += [b for b in batch if b.path in removal.removed]
+                prune.raise_problems(removal)
+            except AsyncbackupError as error:
+                done.errors.append(error)
+                fail(error)

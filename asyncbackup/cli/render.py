@@ -2,15 +2,17 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from asyncbackup.cli import text
 from asyncbackup.conf import Conf
-from asyncbackup.model import Backup, Decision, Outcome, Report, Secret
-from asyncbackup.settings import Settings
+from asyncbackup.errors import AsyncbackupError
+from asyncbackup.model import Backup, DatabasePattern, DatabaseSpec, Decision, Outcome, Report, Secret, Status
+from asyncbackup.settings import Settings, credentials
 
 
 def as_json(result: Any) -> str:  # noqa: ANN401 - any JSON value
@@ -21,13 +23,14 @@ def as_json(result: Any) -> str:  # noqa: ANN401 - any JSON value
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
     """Return aligned columns; those in `right` are set flush right."""
     lines = [list(head), *([text.plain(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    widths = [max(text.width(line[column]) for line in lines) for column in range(len(head))]
 
     def cells(line: Sequence[str]) -> str:
-        return "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
+        padded = []
+        for column, cell in enumerate(line):
+            space = " " * (widths[column] - text.width(cell))
+            padded.append(space + cell if column in right else cell + space)
+        return "  ".join(padded).rstrip()
 
     return "\n".join(cells(line) for line in lines)
 
@@ -68,23 +71,57 @@ def report(result: Report) -> dict[str, Any]:
 
 
 def report_text(result: Report) -> str:
-    """Return a run's report for people: what was written, and what went wrong."""
+    """Return a run's report for people: what was written, and below it what went wrong, in full."""
+    everything = (*result.outcomes, *result.globals)
+    if not everything:
+        return "No database was backed up: none that the servers have matches the configuration."
     rows = []
-    for one in (*result.outcomes, *result.globals):
+    for one in everything:
         manifest = one.backup.manifest if one.backup else None
         rows.append(
             (
-                str(one.spec),
+                text.database(one.spec),
                 one.status.value,
                 f"{manifest.rows:,}" if manifest else "",
                 text.size(manifest.sql_bytes) if manifest else "",
                 text.size(one.backup.bytes) if one.backup else "",
                 text.seconds(one.seconds),
-                one.backup.path.name if one.backup else one.error,
+                one.backup.path.name if one.backup else "",
             )
         )
     head = ("DATABASE", "RESULT", "ROWS", "SQL", "BACKUP", "TIME", "FILE")
-    return table(head, rows, right=frozenset({2, 3, 4, 5}))
+    blocks = [table(head, rows, right=frozenset({2, 3, 4, 5})), _summary(result)]
+    blocks += _errors([one for one in everything if one.error])
+    warnings = [f"{text.database(one.spec)}: {said}" for one in everything for said in one.warnings]
+    blocks += [_lines("Warnings:", (*result.warnings, *warnings))]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _summary(result: Report) -> str:
+    good = [one for one in result.outcomes if one.status is Status.GOOD]
+    backups = [one.backup for one in good if one.backup]
+    manifests = [found.manifest for found in backups if found.manifest]
+    line = f"{len(good)} of {len(result.outcomes)} databases backed up in {text.seconds(result.seconds)}"
+    if manifests:
+        line += (
+            f": {sum(m.rows for m in manifests):,} rows, {text.size(sum(m.sql_bytes for m in manifests))}"
+            f" of SQL in {text.size(sum(b.bytes for b in backups))}"
+        )
+    pruned = sum(len(one.removed) for one in (*result.outcomes, *result.globals))
+    return f"{line}; {pruned} old ones pruned" if pruned else line
+
+
+def _errors(failed: Sequence[Outcome]) -> list[str]:
+    """Return each error in full; a hint that several in a row share is given once."""
+    lines = []
+    for hint, outcomes in groupby(failed, key=lambda one: one.hint):
+        lines += [f"Error: {line}" for one in outcomes for line in one.error.splitlines()]
+        lines += [f"Try: {hint}"] if hint else []
+    return ["\n".join(map(text.plain, lines))] if lines else []
+
+
+def _lines(title: str, lines: Collection[str]) -> str:
+    return "\n".join([title, *(f"  {text.plain(line)}" for line in lines)]) if lines else ""
 
 
 def backup(found: Backup, now: datetime) -> dict[str, Any]:
@@ -117,23 +154,29 @@ def _kind(found: Backup) -> str:
     return "damaged" if not found.good else "without manifest"
 
 
-def listing(backups: Sequence[Backup], root: Path, now: datetime) -> str:
+def listing(backups: Sequence[Backup], root: Path, now: datetime, nothing: str) -> str:
     """Return the listing for people: newest first within each database, and the disk's use."""
     rows = [
         (
-            str(b.spec) if b.spec else f"{b.core} (?)",
+            text.database(b.spec) if b.spec else f"{b.core} (?)",
             text.age(b.taken_at, now),
             text.size(b.bytes),
             f"{b.manifest.rows:,}" if b.manifest else "?",
             b.tier.value,
-            _kind(b) if b.good else f"BAD: {b.problem}",
-            str(b.path.relative_to(root)) if b.path.is_relative_to(root) else str(b.path),
+            _kind(b) if b.good else "DAMAGED",
+            _below(b.path, root),
         )
         for b in backups
     ]
     head = ("DATABASE", "AGE", "SIZE", "ROWS", "TIER", "KIND", "FILE")
-    body = table(head, rows, right=frozenset({1, 2, 3})) if rows else f"no backups in {root} yet"
-    return f"{body}\n\n{disk_use(backups, root)}"
+    body = table(head, rows, right=frozenset({1, 2, 3})) if rows else text.plain(nothing)
+    damaged = [f"{_below(b.path, root)}: {b.problem}" for b in backups if not b.good]
+    blocks = [body, _lines("Damaged, and never counted as a backup:", damaged), disk_use(backups, root)]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _below(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
 def disk_use(backups: Sequence[Backup], root: Path) -> str:
@@ -147,9 +190,31 @@ def disk_use(backups: Sequence[Backup], root: Path) -> str:
     return f"{line}; {text.size(usage.free)} of {text.size(usage.total)} free"
 
 
-def decisions(found: Sequence[Decision]) -> list[dict[str, Any]]:
-    """Return what retention decided as JSON objects."""
-    return [{"path": str(d.backup.path), "keep": d.keep, "reason": d.reason} for d in found]
+def pruned(
+    decisions: Iterable[Decision],
+    removed: Collection[Backup],
+    errors: Iterable[AsyncbackupError],
+    *,
+    dry_run: bool,
+) -> dict[str, Any]:
+    """Return what retention decided, and what was done about it, as a JSON object."""
+    gone = {found.path for found in removed}
+    return {
+        "dry_run": dry_run,
+        "removed": len(gone),
+        "freed_bytes": sum(found.bytes for found in removed),
+        "backups": [
+            {
+                "path": str(d.backup.path),
+                "bytes": d.backup.bytes,
+                "keep": d.keep,
+                "reason": d.reason,
+                "removed": d.backup.path in gone,
+            }
+            for d in decisions
+        ],
+        "errors": [error.message for error in errors],
+    }
 
 
 def settings(values: Settings) -> dict[str, Any]:
@@ -171,8 +236,8 @@ def configuration(values: Settings, found: Conf) -> dict[str, Any]:
     """Return settings, databases and schedules as a JSON object."""
     return {
         "settings": settings(values),
-        "databases": [str(spec) for spec in found.databases],
-        "patterns": [f"{'!' if p.exclude else ''}{p.host}:{p.port}/{p.pattern}" for p in found.patterns],
+        "databases": [_login(values, spec) for spec in found.databases],
+        "patterns": [pattern_text(pattern) for pattern in found.patterns],
         "schedules": [
             {
                 "line": s.line,
@@ -187,17 +252,48 @@ def configuration(values: Settings, found: Conf) -> dict[str, Any]:
     }
 
 
+def pattern_text(pattern: DatabasePattern) -> str:
+    """Return a wildcard or an exclusion, with its port."""
+    host = f"[{pattern.host}]" if ":" in pattern.host else pattern.host
+    return f"{'!' if pattern.exclude else ''}{host}:{pattern.port}/{pattern.pattern}"
+
+
+def _login(values: Settings, spec: DatabaseSpec) -> dict[str, Any]:
+    found = credentials(values, spec)
+    return {
+        "database": text.database(spec),
+        "host": spec.host,
+        "port": spec.port,
+        "dbname": spec.dbname,
+        "user": found.user,
+        "password": str(found.password) if found.password else None,
+    }
+
+
+def _as_set(value: object) -> str:
+    """Return a setting as a user would write it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def configuration_text(values: Settings, found: Conf) -> str:
     """Return settings, databases and schedules for people."""
     shown = configuration(values, found)
-    lines = ["Settings:"]
-    lines += [
-        f"  {name}={text.plain(str(value))}" for name, value in shown["settings"].items() if value != ""
+    settings_ = [f"{name}={_as_set(value)}" for name, value in shown["settings"].items() if value != ""]
+    logins = [
+        (
+            f"  {one['database']}",
+            f"user {one['user'] or 'as libpq finds it'}",
+            "password ***" if one["password"] else "password as libpq finds it",
+        )
+        for one in shown["databases"]
     ]
-    lines += ["", "Databases:"]
-    lines += [f"  {text.plain(name)}" for name in (*shown["databases"], *shown["patterns"])]
-    lines += ["", "Schedules:"]
-    lines += [
-        f"  {s['when']}  {s['action']} {s['spec']} {s['filter']}".rstrip() for s in shown["schedules"]
-    ] or [f"  none: a cycle every {values.backup_period:g} s (legacy mode)"]
-    return "\n".join(lines)
+    databases = table(
+        ("Databases:", "", ""), [*logins, *((f"  {name}", "", "") for name in shown["patterns"])]
+    )
+    schedules = [f"{s['when']}  {s['action']} {s['spec']} {s['filter']}".rstrip() for s in shown["schedules"]]
+    period = f"none: a pause of {text.seconds(values.backup_period)} between two cycles"
+    return "\n\n".join(
+        (_lines("Settings:", settings_), databases, _lines("Schedules:", schedules or [period]))
+    )

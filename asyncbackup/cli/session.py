@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,13 +15,19 @@ import stamina.instrumentation
 
 from asyncbackup import backup, conf, dbspec, inventory
 from asyncbackup import settings as settings_of
-from asyncbackup.cli import logs
-from asyncbackup.errors import AsyncbackupError, Exit, UsageError
-from asyncbackup.events import Events, Level, Sink
-from asyncbackup.model import Backup, DatabaseSpec, Report, Secret
+from asyncbackup.cli import logs, text
+from asyncbackup.errors import AsyncbackupError, DatabaseMissingError, Exit, StorageError, UsageError
+from asyncbackup.events import Event, Events, Level, Sink
+from asyncbackup.model import Backup, DatabaseSpec, Report, Secret, Server
+from asyncbackup.postgres.connect import endpoint
+from asyncbackup.postgres.facts import overview
 from asyncbackup.settings import Settings
 
 T = TypeVar("T")
+
+_MAINTENANCE = ("postgres", "template1")
+_SERVERS_AT_ONCE = 16
+_PATIENCE = 3.0  # seconds a server may take: nobody wants to wait for a list of files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,22 +46,24 @@ class Session:
         for name in texts:
             try:
                 specs.append(dbspec.parse_spec(name, default_port=self.settings.default_port))
-            except (ValueError, AsyncbackupError) as error:
-                problems.append(str(error))
+            except UsageError as error:
+                problems.append(error.message)
         if problems:
-            raise UsageError("\n".join(problems), hint="a database is named host/dbname or host:port/dbname")
+            raise UsageError("\n".join(problems), hint="`asyncbackup config` lists the configured databases")
         return tuple(dict.fromkeys(specs))
 
     def secrets(self) -> list[str]:
         """Return every secret that no output may show."""
         values = [getattr(self.settings, name) for name in type(self.settings).model_fields]
+        servers = {spec.server for spec in self.conf.databases}
+        servers.update(conf.wanted_servers(self.conf.patterns))
+        values += [settings_of.credentials(self.settings, server).password for server in servers]
         found = [value.reveal() for value in values if isinstance(value, Secret) and value]
-        found += [
-            value
-            for name, value in self.environ.items()
-            if value and (name.endswith("_PASSWORD") or name == "PGPASSWORD")
-        ]
-        return found
+        return found + _passwords(self.environ)
+
+    def warn(self, message: str) -> None:
+        """Tell of something odd in the configuration."""
+        _tell(self.environ, Level.WARNING, "configuration.warning", f"Warning: {message}", message=message)
 
     def events(self, *sinks: Sink, quiet: bool = False) -> Events:
         """Return where events are told: the log on stderr, unless a live display stands in for it."""
@@ -80,12 +89,68 @@ def begin(environ: Mapping[str, str] | None = None) -> Session:
 
 
 def fail(error: AsyncbackupError) -> Exit:
-    """Say what failed and what to do next, on stderr, for people; return the exit code."""
-    for line in str(error).splitlines() or [type(error).__name__]:
-        print(f"Error: {line}", file=sys.stderr)
-    if error.hint:
-        print(f"Try: {error.hint}", file=sys.stderr)
+    """Say what failed and what to do next, on stderr; return the exit code."""
+    told = [f"Error: {line}" for line in str(error).splitlines() or [type(error).__name__]]
+    told += [f"Try: {line}" for line in error.hint.splitlines()]
+    _tell(
+        os.environ,
+        Level.ERROR,
+        "command.failed",
+        "\n".join(told),
+        error=str(error),
+        category=error.category,
+        hint=error.hint,
+        exit_code=int(error.exit_code),
+    )
     return error.exit_code
+
+
+def speaks_json(environ: Mapping[str, str]) -> bool:
+    """Whether every line on stderr has to be a JSON object; asked before the settings are known."""
+    return environ.get("LOG_FORMAT", "").strip().lower() == "json"
+
+
+def _passwords(environ: Mapping[str, str]) -> list[str]:
+    return [value for name, value in environ.items() if value and name.endswith("PASSWORD")]
+
+
+def _tell(environ: Mapping[str, str], level: Level, event: str, sentence: str, **fields: Any) -> None:  # noqa: ANN401
+    """Say something outside of a run: a sentence, or an object where LOG_FORMAT=json promises only those."""
+    try:
+        if speaks_json(environ):
+            tell = logs.sink("json", Level.DEBUG, _passwords(environ))
+            tell(Event(name=event, level=level, at=datetime.now(UTC), fields=fields))
+        else:
+            for line in sentence.splitlines():
+                print(text.plain(line), file=sys.stderr)
+    except OSError:
+        pass  # whoever read stderr is gone; the exit code says it, too
+
+
+def show(result: str) -> None:
+    """Print a result on stdout; raises StorageError when it cannot be written.
+
+    A reader that has seen enough (`| head`) is no failure: the work was done, and its exit code stays.
+    """
+    try:
+        print(result, flush=True)
+    except BrokenPipeError:
+        # Else the interpreter would try to flush once more at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise StorageError(f"cannot write the result to stdout: {error.strerror}") from error
+
+
+def ask(question: str) -> bool:
+    """Ask on stderr, whose answer stdin gives; no is the default. Only for terminals: see `can_ask`."""
+    print(f"{text.plain(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+    return input().strip().lower() in {"y", "yes"}
+
+
+def can_ask() -> bool:
+    """Whether a person can see a question and answer it."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def run(work: Coroutine[Any, Any, T], interrupted: Callable[[], None] = lambda: None) -> T | Exit:
@@ -121,20 +186,26 @@ def run(work: Coroutine[Any, Any, T], interrupted: Callable[[], None] = lambda: 
 def back_up(session: Session, only: tuple[DatabaseSpec, ...], *, show: bool) -> Report | Exit:
     """Run a backup with the live display (`show`) or with logs."""
     board = backup.Board()
+    run_ids: deque[str] = deque(maxlen=1)
     with ExitStack() as stack:
+
+        def listen(event: Event) -> None:
+            if "run_id" in event.fields:
+                run_ids.append(event.fields["run_id"])
+
         if show:
             from asyncbackup.cli import display  # noqa: PLC0415 - costs memory that only terminals need
 
-            events = session.events(stack.enter_context(display.live(board)), quiet=True)
+            events = session.events(listen, stack.enter_context(display.live(board)), quiet=True)
         else:
-            events = session.events()
+            events = session.events(listen)
         for warning in session.conf.warnings:
             events.warning("configuration.warning", message=warning)
         started = datetime.now(UTC)
 
         def interrupted() -> None:
             report = Report(
-                run_id="",
+                run_id=run_ids[0] if run_ids else "",
                 started_at=started,
                 seconds=round((datetime.now(UTC) - started).total_seconds(), 3),
                 outcomes=tuple(board.outcomes),
@@ -143,6 +214,49 @@ def back_up(session: Session, only: tuple[DatabaseSpec, ...], *, show: bool) -> 
 
         work = backup.run(session.settings, session.conf, session.environ, events, only=only, board=board)
         return run(work, interrupted)
+
+
+async def sizes(session: Session) -> list[tuple[str, int | str]]:
+    """Return each configured database's size in bytes, or why it is not known; nobody waits for long."""
+    found = session.conf
+    listed = dict.fromkeys([*(spec.server for spec in found.databases), *conf.wanted_servers(found.patterns)])
+    at_once = asyncio.Semaphore(_SERVERS_AT_ONCE)
+
+    async def one(server: Server) -> dict[str, int] | str:
+        async with at_once:
+            return await _sizes_of(session, server)
+
+    answers = dict(zip(listed, await asyncio.gather(*map(one, listed)), strict=True))
+    names = {server: list(answer) for server, answer in answers.items() if not isinstance(answer, str)}
+    rows: list[tuple[str, int | str]] = []
+    for spec in conf.resolve(found.databases, found.patterns, names, lines=found.lines):
+        answer = answers[spec.server]
+        # The server tells 0 of a database that this user may not connect to; none is that small.
+        size = (
+            answer if isinstance(answer, str) else answer.get(spec.dbname, "the server has none of that name")
+        )
+        rows.append((text.database(spec), size or "no right to connect"))
+    unknown = [(server, answers[server]) for server in conf.wanted_servers(found.patterns)]
+    return rows + [(f"{server}/*", answer) for server, answer in unknown if isinstance(answer, str)]
+
+
+async def _sizes_of(session: Session, server: Server) -> dict[str, int] | str:
+    patience = min(_PATIENCE, session.settings.connect_timeout)
+    names = [spec.dbname for spec in session.conf.databases if spec.server == server and spec.dbname]
+    try:
+        async with asyncio.timeout(patience):
+            for dbname in dict.fromkeys([*names, *_MAINTENANCE]):
+                spec = DatabaseSpec(server.host, server.port, dbname)
+                try:
+                    login = settings_of.credentials(session.settings, server)
+                    return (await overview(endpoint(spec, login, session.environ, patience))).sizes
+                except DatabaseMissingError:
+                    continue
+    except AsyncbackupError as error:
+        return error.message.partition(": ")[2] or error.message
+    except TimeoutError:
+        return f"no answer within {patience:g} s"
+    return "no database of that name, and none to log in to"
 
 
 def exit_code(report: Report | Exit) -> Exit:

@@ -1,10 +1,19 @@
 """Values as people read them."""
 
+import math
 import unicodedata
 from datetime import datetime
 
+from asyncbackup.dbspec import parse_spec, spec_text
+from asyncbackup.errors import UsageError
+from asyncbackup.model import DatabaseSpec
+
 _STEP = 1000
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_BLOCK_STEP = 1024
+_UNITS = ("", "K", "M", "G", "T", "P")
+_ONE_DIGIT = 10
+_UNSAFE = ("C", "Zl", "Zp")  # controls, bidi overrides, lone surrogates, and what breaks a line
 
 
 def size(count: float) -> str:
@@ -14,6 +23,17 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= _STEP
     return f"{count:.1f} TB"
+
+
+def blocks(count: float) -> str:
+    """Return bytes as du and df do, in powers of 1024 and rounded up: 0, 512, 4.0K, 13K."""
+    power = 0
+    while count >= _BLOCK_STEP and power < len(_UNITS) - 1:
+        count /= _BLOCK_STEP
+        power += 1
+    if not power or count >= _ONE_DIGIT:
+        return f"{math.ceil(count)}{_UNITS[power]}"
+    return f"{math.ceil(count * 10) / 10:.1f}{_UNITS[power]}"
 
 
 def seconds(count: float) -> str:
@@ -41,11 +61,38 @@ def age(since: datetime, now: datetime) -> str:
 
 def plain(text: str) -> str:
     """Return text without anything that could command a terminal: controls, bidi, lone surrogates."""
+    if text.isascii() and text.isprintable():
+        return text
     return "".join(
-        character if not unicodedata.category(character).startswith("C") else _escape(character)
+        _escape(character) if unicodedata.category(character).startswith(_UNSAFE) else character
         for character in text
     )
 
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def width(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(_columns(character) for character in text)
+
+
+def _columns(character: str) -> int:
+    if unicodedata.category(character) in {"Mn", "Me"}:
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in {"F", "W"} else 1
+
+
+def database(spec: DatabaseSpec) -> str:
+    """Return a database as it can be read and, pasted onto a command line, is understood."""
+    readable = str(spec)
+    if plain(readable) == readable and " " not in readable:
+        try:
+            if parse_spec(readable, default_port=spec.port) == spec:
+                return readable
+        except UsageError:
+            pass
+    return spec_text(spec)
