@@ -146,6 +146,8 @@ async def connection(endpoint: Endpoint) -> AsyncIterator[_Connection]:
             password=endpoint.password.reveal() if endpoint.password else None,
             timeout=endpoint.connect_timeout,
             command_timeout=_ANSWER,
+            # libpq's word for the system's own certificates, which asyncpg does not know.
+            ssl=ssl.create_default_context() if os.environ.get("PGSSLROOTCERT") == "system" else None,
             statement_cache_size=0,  # works through poolers, too
             server_settings={"application_name": APPLICATION_NAME},
         )
