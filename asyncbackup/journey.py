@@ -13,7 +13,14 @@ import stamina
 
 from asyncbackup import __version__, inventory, locks, naming, prune, retention, volume
 from asyncbackup import manifest as manifests
-from asyncbackup.errors import AsyncbackupError, ConnectError, KilledDumpError, SnapshotLostError, SpaceError
+from asyncbackup.errors import (
+    AsyncbackupError,
+    ConnectError,
+    KilledDumpError,
+    SnapshotLostError,
+    SpaceError,
+    StorageError,
+)
 from asyncbackup.events import Events
 from asyncbackup.model import (
     Backup,
@@ -195,8 +202,14 @@ def _client(journey: Journey, tools: Tools, facts: Facts) -> Client:
 
 def _check_space(journey: Journey, tools: Tools, found: inventory.Inventory) -> None:
     """Warn when it may not fit, and fail at once when it certainly cannot."""
-    tools.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    free = shutil.disk_usage(tools.root).free
+    try:
+        tools.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        free = shutil.disk_usage(tools.root).free
+    except OSError as error:
+        raise StorageError(
+            f"{journey.spec}: cannot use the backup directory {tools.root}: {error.strerror}",
+            hint="check BACKUP_DIR and the rights of the user that runs asyncbackup",
+        ) from error
     entries = found.of({tools.cores[journey.spec]})
     last = max(entries, key=lambda entry: entry.stamp).bytes if entries else 0
     if free < max(last // _CERTAINLY_SMALLER, _LEAST_FREE):

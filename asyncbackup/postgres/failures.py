@@ -24,7 +24,8 @@ _MEANINGS: tuple[tuple[str, type[AsyncbackupError], str], ...] = (
         "check that the client is there and executable, with all that it needs",
     ),
     (
-        r"lock timeout|could not obtain lock",
+        # pg_dump keeps its --lock-wait-timeout by a statement timeout.
+        r"lock timeout|could not obtain lock|statement timeout\s(.*\s)?.*Query was: LOCK TABLE",
         TransientDumpError,
         "something holds a table exclusively; raise LOCK_WAIT_TIMEOUT, or back up at another time",
     ),
@@ -68,7 +69,8 @@ _MEANINGS: tuple[tuple[str, type[AsyncbackupError], str], ...] = (
     (
         (
             r"terminated by user|server closed the connection|terminating connection"
-            r"|connection to server was lost|lost synchronization|SSL SYSCALL|could not receive data|connection not open|no connection to"
+            r"|connection to server was lost|lost synchronization|SSL SYSCALL|could not receive data"
+            r"|connection not open|no connection to"
         ),
         KilledDumpError,
         "look into the server's log",

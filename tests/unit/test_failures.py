@@ -20,6 +20,8 @@ CONNECTION = 'pg_dump: error: connection to server at "127.0.0.1", port 5432 fai
 
 # Taken from PostgreSQL 15, 16 and 18.
 SAID = [
+    (TransientDumpError, "pg_dump: error: query failed: ERROR:  canceling statement due to statement timeout\npg_dump: detail: Query was: LOCK TABLE public.t IN ACCESS SHARE MODE"),
+    (DumpError, "pg_dump: error: query failed: ERROR:  canceling statement due to statement timeout\npg_dump: detail: Query was: SELECT 1"),
     (TransientDumpError, "pg_dump: error: query failed: ERROR:  canceling statement due to lock timeout\npg_dump: detail: Query was: LOCK TABLE public.t IN ACCESS SHARE MODE"),
     (TransientDumpError, 'pg_dump: error: Dumping the contents of table "t" failed: PQgetResult() failed.\npg_dump: detail: Error message from server: ERROR:  canceling statement due to conflict with recovery\nDETAIL:  User query might have needed to see row versions that must be removed.'),
     (TransientDumpError, 'pg_dump: error: Dumping the contents of table "t" failed: PQgetResult() failed.\npg_dump: detail: Error message from server: FATAL:  terminating connection due to conflict with recovery'),
