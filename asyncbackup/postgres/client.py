@@ -34,7 +34,9 @@ def bindirs(extra: Iterable[Path], path: str) -> tuple[Path, ...]:
     for folder in found:
         program = folder / "pg_dump"
         # Debian's wrapper in PATH only chooses among the folders of its layout, which are found above.
-        if program.is_file() and os.access(program, os.X_OK) and program.resolve().name != "pg_wrapper":
+        # os.access answers no, where is_file fails in a folder that we may not enter.
+        usable = os.access(program, os.X_OK) and program.is_file()
+        if usable and program.resolve().name != "pg_wrapper":
             real.setdefault(program.resolve(), folder)
     return tuple(real.values())
 

@@ -136,6 +136,12 @@ def passfile(password: Secret | None) -> Iterator[tuple[dict[str, str], tuple[in
 @contextlib.asynccontextmanager
 async def connection(endpoint: Endpoint) -> AsyncIterator[_Connection]:
     """Connect by asyncpg for the length of the block; failures are of our own kinds."""
+    root = os.environ.get("PGSSLROOTCERT", "")
+    if tls_verified(os.environ) and root not in {"", "system"} and not os.path.exists(root):  # noqa: PTH110, ASYNC240
+        raise AccessError(
+            f"{endpoint.spec}: PGSSLROOTCERT={root}: there is no such file",
+            hint="name the certificate of the authority that signed the server's, or say system",
+        )
     with _mapped(endpoint.spec):
         endpoint.spec.dbname.encode()  # asyncpg can say nothing else, and says so badly
         connected = await asyncpg.connect(
