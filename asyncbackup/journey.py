@@ -1,7 +1,6 @@
 """One database's journey: facts → dump → compress and prove → publish → prune."""
 
 import contextlib
-import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor
@@ -13,14 +12,7 @@ import stamina
 
 from asyncbackup import __version__, inventory, locks, naming, prune, retention, volume
 from asyncbackup import manifest as manifests
-from asyncbackup.errors import (
-    AsyncbackupError,
-    ConnectError,
-    KilledDumpError,
-    SnapshotLostError,
-    SpaceError,
-    StorageError,
-)
+from asyncbackup.errors import AsyncbackupError, ConnectError, KilledDumpError, SnapshotLostError, SpaceError
 from asyncbackup.events import Events
 from asyncbackup.model import (
     Backup,
@@ -167,7 +159,7 @@ async def _database(journey: Journey, tools: Tools, found: inventory.Inventory, 
         facts = await stack.enter_async_context(facts_of.snapshot(at, export=export))
         client = _client(journey, tools, facts)
         _check_space(journey, tools, found)
-        command = dumps.database_command(client, at, facts.snapshot, tools.limits)
+        command = dumps.database_command(client, at, facts, tools.limits)
         return await _write(journey, tools, command, at, client, facts, stack.aclose)
 
 
@@ -202,14 +194,7 @@ def _client(journey: Journey, tools: Tools, facts: Facts) -> Client:
 
 def _check_space(journey: Journey, tools: Tools, found: inventory.Inventory) -> None:
     """Warn when it may not fit, and fail at once when it certainly cannot."""
-    try:
-        tools.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        free = shutil.disk_usage(tools.root).free
-    except OSError as error:
-        raise StorageError(
-            f"{journey.spec}: cannot use the backup directory {tools.root}: {error.strerror}",
-            hint="check BACKUP_DIR and the rights of the user that runs asyncbackup",
-        ) from error
+    free = volume.free_bytes(tools.root)
     entries = found.of({tools.cores[journey.spec]})
     last = max(entries, key=lambda entry: entry.stamp).bytes if entries else 0
     if free < max(last // _CERTAINLY_SMALLER, _LEAST_FREE):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from io import FileIO
 
 from asyncbackup.errors import IncompleteDumpError, KilledDumpError, StalledDumpError, StorageError
-from asyncbackup.model import DatabaseSpec, PgVersion
+from asyncbackup.model import DatabaseSpec, Facts, PgVersion
 from asyncbackup.postgres.connect import JIT_SINCE, Endpoint, child_environment, conninfo, passfile
 from asyncbackup.postgres.failures import classify
 from asyncbackup.postgres.versions import Client
@@ -41,16 +41,21 @@ class Dumped:
     warnings: tuple[str, ...]
 
 
-def database_command(client: Client, endpoint: Endpoint, snapshot: str | None, limits: Limits) -> list[str]:
-    """Return pg_dump's command line for a plain, consistent dump."""
+def database_command(client: Client, endpoint: Endpoint, facts: Facts, limits: Limits) -> list[str]:
+    """Return pg_dump's command line for a plain, consistent dump.
+
+    It is in the database's own encoding, whatever client_encoding is set for the database or the role:
+    another one may lack some of its characters.
+    """
     command = [
         str(client.bindir / "pg_dump"),
         "--format=plain",
         "--no-password",
+        f"--encoding={facts.properties.encoding}",
         f"--lock-wait-timeout={round(limits.lock_wait * 1000)}",
         f"--dbname={conninfo(endpoint)}",
     ]
-    return [*command, f"--snapshot={snapshot}"] if snapshot else command
+    return [*command, f"--snapshot={facts.snapshot}"] if facts.snapshot else command
 
 
 def globals_command(client: Client, endpoint: Endpoint, limits: Limits, *, passwords: bool) -> list[str]:
