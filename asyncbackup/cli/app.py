@@ -114,7 +114,13 @@ def backup(spec: tuple[str, ...], as_json: bool) -> Exit:
     On a terminal, progress is shown; otherwise stderr has the log, one JSON object a line (LOG_FORMAT).
     """
     begun = session.begin()
-    report = session.back_up(begun, begun.specs(spec), show=session.wants_display(begun))
+    chosen = begun.specs(spec)
+    if any(one.is_globals for one in chosen):
+        raise UsageError(
+            "a server's @globals cannot be backed up on their own",
+            hint="name any database of the server; its globals are backed up beside it (DUMP_GLOBALS)",
+        )
+    report = session.back_up(begun, chosen, show=session.wants_display(begun))
     if isinstance(report, Exit):
         return report
     session.show(render.as_json(render.report(report)) if as_json else render.report_text(report))

@@ -57,7 +57,7 @@ def _harmless(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> Muta
     """Let no name command the terminal; JSON escapes by itself."""
     for key, value in event.items():
         if isinstance(value, str) and not value.isprintable() and key != "traceback":
-            event[key] = repr(value)
+            event[key] = repr(value)[1:-1]
     return event
 
 

@@ -73,7 +73,7 @@ def run(
         if not yes and not can_ask():
             raise UsageError(
                 "nothing was removed: there is no terminal to ask on",
-                hint=f"add {consent} to remove without being asked",
+                hint=f"add {consent} to remove them without being asked",
             )
         if yes or pattern or ask(f"Remove {removing} of {len(decisions)} backups?"):
             _carry_out(session, plans, now, done, one_by_one=bool(pattern) and not yes)
@@ -107,7 +107,7 @@ def _table(decisions: Collection[Decision], now: datetime) -> str:
             text.age(decision.backup.taken_at, now),
             text.size(decision.backup.bytes),
             str(decision.backup.path),
-            decision.reason.partition(": ")[2] or decision.reason,
+            render.problem(decision.backup, decision.reason.partition(": ")[2]),
         )
         for decision in decisions
     ]

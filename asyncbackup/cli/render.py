@@ -11,7 +11,8 @@ from typing import Any
 from asyncbackup.cli import text
 from asyncbackup.conf import Conf
 from asyncbackup.errors import AsyncbackupError
-from asyncbackup.model import Backup, DatabasePattern, DatabaseSpec, Decision, Outcome, Report, Secret, Status
+from asyncbackup.model import Backup, DatabaseSpec, Decision, Outcome, Report, Secret, Status
+from asyncbackup.naming import MANIFEST
 from asyncbackup.settings import Settings, credentials
 
 
@@ -93,7 +94,7 @@ def report_text(result: Report) -> str:
     blocks = [table(head, rows, right=frozenset({2, 3, 4, 5})), _summary(result)]
     blocks += _errors([one for one in everything if one.error])
     warnings = [f"{text.database(one.spec)}: {said}" for one in everything for said in one.warnings]
-    blocks += [_lines("Warnings:", (*result.warnings, *warnings))]
+    blocks.append(_lines("Warnings:", (*result.warnings, *warnings)))
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -113,9 +114,10 @@ def _summary(result: Report) -> str:
 
 def _errors(failed: Sequence[Outcome]) -> list[str]:
     """Return each error in full; a hint that several in a row share is given once."""
-    lines = []
+    lines: list[str] = []
     for hint, outcomes in groupby(failed, key=lambda one: one.hint):
-        lines += [f"Error: {line}" for one in outcomes for line in one.error.splitlines()]
+        # Its databases often fail for the reason that a server's globals do.
+        lines += dict.fromkeys(f"Error: {line}" for one in outcomes for line in one.error.splitlines())
         lines += [f"Try: {hint}"] if hint else []
     return ["\n".join(map(text.plain, lines))] if lines else []
 
@@ -170,9 +172,14 @@ def listing(backups: Sequence[Backup], root: Path, now: datetime, nothing: str) 
     ]
     head = ("DATABASE", "AGE", "SIZE", "ROWS", "TIER", "KIND", "FILE")
     body = table(head, rows, right=frozenset({1, 2, 3})) if rows else text.plain(nothing)
-    damaged = [f"{_below(b.path, root)}: {b.problem}" for b in backups if not b.good]
+    damaged = [f"{_below(b.path, root)}: {problem(b, b.problem)}" for b in backups if not b.good]
     blocks = [body, _lines("Damaged, and never counted as a backup:", damaged), disk_use(backups, root)]
     return "\n\n".join(block for block in blocks if block)
+
+
+def problem(found: Backup, said: str) -> str:
+    """Return what is said of a backup, without the path that stands beside it anyway."""
+    return said.replace(f"{found.path}{MANIFEST}: ", "its manifest: ")
 
 
 def _below(path: Path, root: Path) -> str:
@@ -237,7 +244,7 @@ def configuration(values: Settings, found: Conf) -> dict[str, Any]:
     return {
         "settings": settings(values),
         "databases": [_login(values, spec) for spec in found.databases],
-        "patterns": [pattern_text(pattern) for pattern in found.patterns],
+        "patterns": [text.pattern(pattern) for pattern in found.patterns],
         "schedules": [
             {
                 "line": s.line,
@@ -250,12 +257,6 @@ def configuration(values: Settings, found: Conf) -> dict[str, Any]:
         ],
         "warnings": list(found.warnings),
     }
-
-
-def pattern_text(pattern: DatabasePattern) -> str:
-    """Return a wildcard or an exclusion, with its port."""
-    host = f"[{pattern.host}]" if ":" in pattern.host else pattern.host
-    return f"{'!' if pattern.exclude else ''}{host}:{pattern.port}/{pattern.pattern}"
 
 
 def _login(values: Settings, spec: DatabaseSpec) -> dict[str, Any]:
@@ -280,7 +281,7 @@ def _as_set(value: object) -> str:
 def configuration_text(values: Settings, found: Conf) -> str:
     """Return settings, databases and schedules for people."""
     shown = configuration(values, found)
-    settings_ = [f"{name}={_as_set(value)}" for name, value in shown["settings"].items() if value != ""]
+    variables = [f"{name}={_as_set(value)}" for name, value in shown["settings"].items() if value != ""]
     logins = [
         (
             f"  {one['database']}",
@@ -295,5 +296,5 @@ def configuration_text(values: Settings, found: Conf) -> str:
     schedules = [f"{s['when']}  {s['action']} {s['spec']} {s['filter']}".rstrip() for s in shown["schedules"]]
     period = f"none: a pause of {text.seconds(values.backup_period)} between two cycles"
     return "\n\n".join(
-        (_lines("Settings:", settings_), databases, _lines("Schedules:", schedules or [period]))
+        (_lines("Settings:", variables), databases, _lines("Schedules:", schedules or [period]))
     )

@@ -130,7 +130,7 @@ def _settings(begun: session.Session, mode: str) -> str:
         f"- Time zone: {now:%Z %z}",
         "- Databases:",
         *(f"  - {text.database(spec)}" for spec in found.databases),
-        *(f"  - {render.pattern_text(pattern)}" for pattern in found.patterns),
+        *(f"  - {text.pattern(pattern)}" for pattern in found.patterns),
         "- Schedules:" if found.schedules else f"- Period: {text.seconds(values.backup_period)}",
         *(f"  - {s.expression} {s.action.value} {s.spec} {s.filter}".rstrip() for s in found.schedules),
         f"- FTP server: {_configured(values.ftp_url)}",

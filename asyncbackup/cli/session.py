@@ -116,6 +116,8 @@ def _passwords(environ: Mapping[str, str]) -> list[str]:
 
 def _tell(environ: Mapping[str, str], level: Level, event: str, sentence: str, **fields: Any) -> None:  # noqa: ANN401
     """Say something outside of a run: a sentence, or an object where LOG_FORMAT=json promises only those."""
+    if sys.stderr is None:
+        return  # print would take None for stdout
     try:
         if speaks_json(environ):
             tell = logs.sink("json", Level.DEBUG, _passwords(environ))

@@ -6,13 +6,14 @@ from datetime import datetime
 
 from asyncbackup.dbspec import parse_spec, spec_text
 from asyncbackup.errors import UsageError
-from asyncbackup.model import DatabaseSpec
+from asyncbackup.model import DatabasePattern, DatabaseSpec
 
 _STEP = 1000
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _BLOCK_STEP = 1024
 _UNITS = ("", "K", "M", "G", "T", "P")
 _ONE_DIGIT = 10
+_SHELL = frozenset(" \t\"'\\$`*?!;&|<>(){}#~")  # what would have to be quoted there
 _UNSAFE = ("C", "Zl", "Zp")  # controls, bidi overrides, lone surrogates, and what breaks a line
 
 
@@ -89,10 +90,16 @@ def _columns(character: str) -> int:
 def database(spec: DatabaseSpec) -> str:
     """Return a database as it can be read and, pasted onto a command line, is understood."""
     readable = str(spec)
-    if plain(readable) == readable and " " not in readable:
+    if plain(readable) == readable and _SHELL.isdisjoint(readable):
         try:
             if parse_spec(readable, default_port=spec.port) == spec:
                 return readable
         except UsageError:
             pass
     return spec_text(spec)
+
+
+def pattern(line: DatabasePattern) -> str:
+    """Return a wildcard or an exclusion as a configuration file has it, with its port."""
+    host = f"[{line.host}]" if ":" in line.host else line.host
+    return f"{'!' if line.exclude else ''}{host}:{line.port}/{line.pattern}"
