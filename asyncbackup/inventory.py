@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from asyncbackup import locks, naming
 from asyncbackup import manifest as manifests
-from asyncbackup import naming
 from asyncbackup.errors import ManifestError, StorageError
 from asyncbackup.model import Backup, DatabaseSpec, Manifest, Tier
 from asyncbackup.stream import MARK
@@ -207,12 +207,13 @@ def series(
 def sweep(inventory: Inventory, spec: DatabaseSpec, configured: Collection[DatabaseSpec]) -> tuple[Path, ...]:
     """Remove what a run of ours that was killed left of this series; call it under the series' lock.
 
-    That is: partials that bear our mark, and manifests of this series whose data never came.
+    That is: partials that bear our mark and that nobody writes any more, and manifests of this series
+    whose data never came.
     """
     removed = []
     for path in inventory.partials:
         parsed = naming.parse_name(path.name.removesuffix(naming.PARTIAL))
-        if parsed and _certain(parsed.core, spec, configured) and is_ours(path):
+        if parsed and _certain(parsed.core, spec, configured) and _abandoned(path):
             removed.extend(_unlink(path))
     for path in inventory.orphans:
         data = path.with_name(path.name.removesuffix(naming.MANIFEST))
@@ -226,6 +227,21 @@ def sweep(inventory: Inventory, spec: DatabaseSpec, configured: Collection[Datab
         if stale:
             removed.extend(_unlink(path))
     return tuple(removed)
+
+
+def _abandoned(partial: Path) -> bool:
+    """Whether it is ours, and its run is no more.
+
+    A job with a configuration of its own may write another series under the same short name.
+    """
+    try:
+        descriptor = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        return is_ours(partial) and locks.claim(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _certain(core: str, spec: DatabaseSpec, configured: Collection[DatabaseSpec]) -> bool:

@@ -61,6 +61,20 @@ def hold(lock_folder: Path, name: str, what: str, run_id: str, *, wait: float = 
         os.close(descriptor)
 
 
+def claim(descriptor: int) -> bool:
+    """Lock a file for as long as it stays open; False when another run holds it.
+
+    Where the file system cannot lock, nobody is known to hold anything.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _acquire(descriptor: int, path: Path, what: str, deadline: float) -> None:
     while True:
         try:

@@ -7,14 +7,15 @@ while a dump runs cannot lead a write anywhere else.
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from io import FileIO
 from pathlib import Path
 
+from asyncbackup import locks, naming
 from asyncbackup import manifest as manifests
-from asyncbackup import naming
 from asyncbackup.errors import StorageError
 from asyncbackup.model import Manifest, Tier
 
@@ -61,6 +62,15 @@ def parts(tier: Tier, when: datetime) -> tuple[str, ...]:
     """Return the folders below the backup directory for a backup of that tier and local day."""
     day = when.strftime("%Y-%m-%d")
     return (day,) if tier is Tier.DATED else (tier.value, day)
+
+
+def free_bytes(root: Path) -> int:
+    """Make the backup directory if need be, and return how many bytes are free there."""
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return shutil.disk_usage(root).free
+    except OSError as error:
+        raise _fail("use", root, error) from error
 
 
 @contextlib.contextmanager
@@ -134,14 +144,18 @@ def partial(folder: Folder, core: str, when: datetime) -> Iterator[Partial]:
             hint="another tool seems to write backups of this database at this moment",
         )
     file = FileIO(descriptor, "w")
+    # The lock lasts as long as any copy of the descriptor: whoever sweeps can tell that we live.
+    guard = os.dup(descriptor)
+    locks.claim(guard)
     try:
         os.fchmod(descriptor, folder.file_mode)
         yield Partial(folder=folder, name=name, file=file)
     finally:
         with contextlib.suppress(OSError):  # whoever wrote to it has closed it, and looked at the result
             file.close()
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # published, or left to the next run's sweep
             os.unlink(name, dir_fd=folder.descriptor)
+        os.close(guard)
 
 
 def publish(
