@@ -123,7 +123,8 @@ def backup(spec: tuple[str, ...], as_json: bool) -> Exit:
     report = session.back_up(begun, chosen, show=session.wants_display(begun))
     if isinstance(report, Exit):
         return report
-    session.show(render.as_json(render.report(report)) if as_json else render.report_text(report))
+    shown = render.as_json(render.report(report)) if as_json else render.report_text(report, session.width())
+    session.show(shown)
     return session.exit_code(report)
 
 

@@ -1,22 +1,26 @@
 """The live display of a run on a terminal."""
 
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from asyncbackup.backup import Board
 from asyncbackup.cli import text
 from asyncbackup.events import Event, Level, Sink
-from asyncbackup.model import Status
+from asyncbackup.journey import Journey
+from asyncbackup.model import DatabaseSpec, Status
 
-_REFRESH = 8  # a second
+_PAUSE = 1 / 8  # seconds between two pictures
 _OTHERS = 5  # lines that are not the table of running dumps
+_BAR = 20
+_WIDE = 80  # columns; in a narrower terminal a bar would leave the names no room
 
 
 class _Picture:
@@ -33,16 +37,7 @@ class _Picture:
         running = list(board.running.values())
         room = max(1, self._console.height - _OTHERS)
         for journey in running[:room]:
-            done, elapsed = journey.progress.sql_bytes, time.monotonic() - journey.started
-            bar = ProgressBar(total=max(journey.size, 1), completed=min(done, journey.size), width=20)
-            table.add_row(
-                Text(text.plain(str(journey.spec)), overflow="ellipsis", no_wrap=True),
-                bar,
-                Text(text.size(done), justify="right"),
-                Text(f"{text.size(done / elapsed if elapsed else 0)}/s", justify="right"),
-                Text(f"{journey.progress.rows:,} rows", justify="right"),
-                Text(journey.stage, style="dim"),
-            )
+            table.add_row(*self._row(journey))
         good = sum(outcome.status is Status.GOOD for outcome in board.outcomes)
         bad = len(board.outcomes) - good
         more = f", {len(running) - room} more running" if len(running) > room else ""
@@ -52,34 +47,114 @@ class _Picture:
         summary.append(f"  {text.seconds(time.monotonic() - self._started)}", style="dim")
         return Group(table, summary)
 
+    def _row(self, journey: Journey) -> tuple[Text, ...]:
+        done, elapsed = journey.progress.sql_bytes, time.monotonic() - journey.started
+        # What the server says is an estimate, with indexes and without: 100 % is for what has ended.
+        share = min(done / journey.size, 0.99) if journey.size else 0.0
+        filled = round(share * _BAR)
+        bar = Text("█" * filled, style="green")
+        bar.append("░" * (_BAR - filled), style="dim")
+        wide = self._console.width >= _WIDE
+        return (
+            Text(text.database(journey.spec), overflow="ellipsis", no_wrap=True),
+            *([bar] if wide else []),
+            Text(f"{share:4.0%}", justify="right", no_wrap=True),
+            Text(text.size(done), justify="right", no_wrap=True),
+            Text(f"{text.size(done / elapsed if elapsed else 0)}/s", justify="right", no_wrap=True),
+            Text(journey.stage, style="dim", no_wrap=True),
+        )
+
 
 @contextmanager
 def live(board: Board) -> Iterator[Sink]:
     """Show the board on stderr for the block; the sink prints what ended above it."""
     console = Console(stderr=True)
-    with Live(_Picture(board, console), console=console, refresh_per_second=_REFRESH, transient=True):
-        yield lambda event: _print(console, event)
+    lines: deque[Text] = deque()
+    told: set[str] = set()
+    over = threading.Event()
+    picture = Live(_Picture(board, console), console=console, auto_refresh=False, transient=True)
+
+    def draw() -> None:
+        # One thread writes all, so that no line falls between a picture and its removal.
+        while not over.wait(_PAUSE):
+            while lines:
+                console.print(lines.popleft(), highlight=False)
+            picture.refresh()
+
+    def sink(event: Event) -> None:
+        line = _line(event)
+        # A server that is down is told of once, not for each of its databases' retries and its globals.
+        if line is not None and line.plain not in told:
+            told.add(line.plain)
+            lines.append(line)
+
+    painter = threading.Thread(target=draw, name="display", daemon=True)
+    with picture:
+        painter.start()
+        try:
+            yield sink
+        finally:
+            over.set()
+            painter.join()
+    for line in lines:
+        console.print(line, highlight=False)
+    console.print()
 
 
-def _print(console: Console, event: Event) -> None:
+def _line(event: Event) -> Text | None:
+    """Return what a person wants to know of an event, or None."""
     fields = event.fields
-    where = f"{fields.get('host', '')}:{fields.get('port', '')}/{fields.get('dbname', '')}"
     if event.name == "backup.finished":
+        tables = "1 table" if fields["tables"] == 1 else f"{fields['tables']:,} tables"
         line = Text("✔ ", style="green")
-        line.append(text.plain(where), style="bold")
+        line.append(_where(event), style="bold")
         line.append(
             f"  {text.size(fields['sql_bytes'])} of SQL in {text.size(fields['bytes'])}, "
-            f"{fields['rows']:,} rows in {fields['tables']} tables, {text.seconds(fields['seconds'])}"
+            f"{fields['rows']:,} rows in {tables}, {text.seconds(fields['seconds'])}"
         )
-    elif event.name == "backup.failed":
+        return line
+    if event.name == "backup.failed":
         line = Text("✘ ", style="red")
         line.append(text.plain(str(fields["error"])), style="bold")
         if fields["hint"]:
             line.append(f"\n  {text.plain(str(fields['hint']))}", style="dim")
-    elif event.level >= Level.WARNING:
-        details = ", ".join(f"{key}={value}" for key, value in fields.items() if key != "run_id")
-        line = Text("! ", style="yellow")
-        line.append(text.plain(f"{event.name}: {details}"))
-    else:
-        return
-    console.print(line, highlight=False)
+        return line
+    if event.name == "run.interrupted":
+        line = Text("✘ ", style="red")
+        line.append("interrupted", style="bold")
+        line.append(
+            f": {fields['good']} backed up before that; what was under way is ended, its partial files gone"
+        )
+        return line
+    if event.level < Level.WARNING:
+        return None
+    line = Text("! ", style="yellow")
+    line.append(text.plain(_sentence(event)))
+    return line
+
+
+def _where(event: Event) -> str:
+    fields = event.fields
+    dbname = "" if fields["dbname"] == "@globals" else fields["dbname"]
+    return text.database(DatabaseSpec(fields["host"], fields["port"], dbname))
+
+
+def _sentence(event: Event) -> str:
+    """Return a warning in words; one that is not known here, with all that it has to say."""
+    fields = event.fields
+    match event.name:
+        case "configuration.warning":
+            return str(fields["message"])
+        case "client.outdated":
+            return (
+                f"pg_dump {fields['version']} has known security holes; update to {fields['update_to']}"
+                f" ({fields['bindir']})"
+            )
+        case "server.tls_unverified":
+            return (
+                f"{fields['host']}:{fields['port']}: nobody checks that it is who it says; {fields['hint']}"
+            )
+        case "backup.retried":
+            return f"{_where(event)}: attempt {fields['attempt']}, since {fields['error']}"
+    details = ", ".join(f"{key}={value}" for key, value in fields.items() if key != "run_id")
+    return f"{event.name}: {details}"

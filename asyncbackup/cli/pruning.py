@@ -111,7 +111,7 @@ def _table(decisions: Collection[Decision], now: datetime) -> str:
         )
         for decision in decisions
     ]
-    return render.table(("", "AGE", "SIZE", "FILE", "WHY"), rows, right=frozenset({1, 2}))
+    return text.table(("", "AGE", "SIZE", "FILE", "WHY"), rows, right=frozenset({1, 2}))
 
 
 def _carry_out(

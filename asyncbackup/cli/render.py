@@ -21,21 +21,6 @@ def as_json(result: Any) -> str:  # noqa: ANN401 - any JSON value
     return json.dumps(result, default=str, indent=2)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
-    """Return aligned columns; those in `right` are set flush right."""
-    lines = [list(head), *([text.plain(cell) for cell in row] for row in rows)]
-    widths = [max(text.width(line[column]) for line in lines) for column in range(len(head))]
-
-    def cells(line: Sequence[str]) -> str:
-        padded = []
-        for column, cell in enumerate(line):
-            space = " " * (widths[column] - text.width(cell))
-            padded.append(space + cell if column in right else cell + space)
-        return "  ".join(padded).rstrip()
-
-    return "\n".join(cells(line) for line in lines)
-
-
 def outcome(result: Outcome) -> dict[str, Any]:
     """Return one database's outcome as a JSON object."""
     manifest = result.backup.manifest if result.backup else None
@@ -71,8 +56,11 @@ def report(result: Report) -> dict[str, Any]:
     }
 
 
-def report_text(result: Report) -> str:
-    """Return a run's report for people: what was written, and below it what went wrong, in full."""
+def report_text(result: Report, width: int | None = None) -> str:
+    """Return a run's report for people: what was written, and below it what went wrong, in full.
+
+    File names are left out where the table would be wider than `width` columns; `list` has them.
+    """
     everything = (*result.outcomes, *result.globals)
     if not everything:
         return "No database was backed up: none that the servers have matches the configuration."
@@ -91,10 +79,14 @@ def report_text(result: Report) -> str:
             )
         )
     head = ("DATABASE", "RESULT", "ROWS", "SQL", "BACKUP", "TIME", "FILE")
-    blocks = [table(head, rows, right=frozenset({2, 3, 4, 5})), _summary(result)]
+    right = frozenset({2, 3, 4, 5})
+    shown = text.table(head, rows, right=right)
+    if width and max(map(text.width, shown.splitlines())) > width:
+        shown = text.table(head[:-1], [row[:-1] for row in rows], right=right)
+    blocks = [shown, _summary(result)]
     blocks += _errors([one for one in everything if one.error])
     warnings = [f"{text.database(one.spec)}: {said}" for one in everything for said in one.warnings]
-    blocks.append(_lines("Warnings:", (*result.warnings, *warnings)))
+    blocks.append(text.lines("Warnings:", (*result.warnings, *warnings)))
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -120,10 +112,6 @@ def _errors(failed: Sequence[Outcome]) -> list[str]:
         lines += dict.fromkeys(f"Error: {line}" for one in outcomes for line in one.error.splitlines())
         lines += [f"Try: {hint}"] if hint else []
     return ["\n".join(map(text.plain, lines))] if lines else []
-
-
-def _lines(title: str, lines: Collection[str]) -> str:
-    return "\n".join([title, *(f"  {text.plain(line)}" for line in lines)]) if lines else ""
 
 
 def backup(found: Backup, now: datetime) -> dict[str, Any]:
@@ -171,9 +159,9 @@ def listing(backups: Sequence[Backup], root: Path, now: datetime, nothing: str) 
         for b in backups
     ]
     head = ("DATABASE", "AGE", "SIZE", "ROWS", "TIER", "KIND", "FILE")
-    body = table(head, rows, right=frozenset({1, 2, 3})) if rows else text.plain(nothing)
+    body = text.table(head, rows, right=frozenset({1, 2, 3})) if rows else text.plain(nothing)
     damaged = [f"{_below(b.path, root)}: {problem(b, b.problem)}" for b in backups if not b.good]
-    blocks = [body, _lines("Damaged, and never counted as a backup:", damaged), disk_use(backups, root)]
+    blocks = [body, text.lines("Damaged, and never counted as a backup:", damaged), disk_use(backups, root)]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -290,11 +278,11 @@ def configuration_text(values: Settings, found: Conf) -> str:
         )
         for one in shown["databases"]
     ]
-    databases = table(
+    databases = text.table(
         ("Databases:", "", ""), [*logins, *((f"  {name}", "", "") for name in shown["patterns"])]
     )
     schedules = [f"{s['when']}  {s['action']} {s['spec']} {s['filter']}".rstrip() for s in shown["schedules"]]
     period = f"none: a pause of {text.seconds(values.backup_period)} between two cycles"
     return "\n\n".join(
-        (_lines("Settings:", variables), databases, _lines("Schedules:", schedules or [period]))
+        (text.lines("Settings:", variables), databases, text.lines("Schedules:", schedules or [period]))
     )

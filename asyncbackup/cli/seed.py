@@ -111,7 +111,7 @@ def _cycle(mode: str) -> Exit:
     report = session.back_up(begun, (), show=session.wants_display(begun))
     if isinstance(report, Exit):
         return report
-    session.show(f"\n{render.report_text(report)}")
+    session.show(f"\n{render.report_text(report, session.width())}")
     session.show(_listing(begun))
     return session.exit_code(report)
 
@@ -152,7 +152,7 @@ def _listing(begun: session.Session) -> str:
     asked = session.run(session.sizes(begun))
     if isinstance(asked, Exit):
         sys.exit(asked)
-    sizes = render.table(
+    sizes = text.table(
         ("Database", "Current Size"),
         [
             (name, text.size(size) if isinstance(size, int) else f"not available: {size}")
@@ -170,7 +170,7 @@ def _volume(root: Path) -> str:
         return text.plain(f"{root}: {error.strerror}")
     sizes = [text.blocks(size) for size in (disk.total, disk.used, disk.free)]
     share = f"{-(-100 * disk.used // max(1, disk.used + disk.free))}%"
-    return render.table(("Size", "Used", "Avail", "Use%", "Folder"), [(*sizes, share, str(root))])
+    return text.table(("Size", "Used", "Avail", "Use%", "Folder"), [(*sizes, share, str(root))])
 
 
 def _used(root: Path) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from collections import deque
@@ -142,6 +143,11 @@ def show(result: str) -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise StorageError(f"cannot write the result to stdout: {error.strerror}") from error
+
+
+def width() -> int | None:
+    """Return how wide the terminal is that shows results; None where none does."""
+    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
 
 
 def ask(question: str) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 import unicodedata
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 from asyncbackup.dbspec import parse_spec, spec_text
@@ -103,3 +104,23 @@ def pattern(line: DatabasePattern) -> str:
     """Return a wildcard or an exclusion as a configuration file has it, with its port."""
     host = f"[{line.host}]" if ":" in line.host else line.host
     return f"{'!' if line.exclude else ''}{host}:{line.port}/{line.pattern}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
+    """Return aligned columns; those in `right` are set flush right."""
+    shown = [list(head), *([plain(cell) for cell in row] for row in rows)]
+    widths = [max(width(line[column]) for line in shown) for column in range(len(head))]
+
+    def cells(line: Sequence[str]) -> str:
+        padded = []
+        for column, cell in enumerate(line):
+            space = " " * (widths[column] - width(cell))
+            padded.append(space + cell if column in right else cell + space)
+        return "  ".join(padded).rstrip()
+
+    return "\n".join(cells(line) for line in shown)
+
+
+def lines(title: str, items: Collection[str]) -> str:
+    """Return a title and what stands below it; nothing at all without items."""
+    return "\n".join([title, *(f"  {plain(item)}" for item in items)]) if items else ""
