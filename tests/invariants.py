@@ -187,7 +187,7 @@ class Site:
 
     def check_files(self, *, left_behind: bool) -> None:
         for path in self.backups:
-            if path.is_symlink() or not inventory.is_ours(path):
+            if path.is_symlink() or not path.is_file() or not inventory.is_ours(path):
                 continue
             data = path.read_bytes()
             manifest = inventory.read_manifest(path)
