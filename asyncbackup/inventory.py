@@ -5,6 +5,7 @@ no backup (foreign files, links, FIFOs, folders named like backups) is not seen 
 """
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -131,11 +132,7 @@ def read_manifest(backup: Path, *, brief: bool = False) -> Manifest:
     """Read the manifest that lies beside a backup, whole or in brief; raises ManifestError."""
     path = backup.with_name(backup.name + naming.MANIFEST)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ManifestError(f"{path}: it is not a regular file")
-            data = file.read(_MAX_MANIFEST)
+        data = _read(path, _MAX_MANIFEST)
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}") from error
     try:
@@ -147,11 +144,21 @@ def read_manifest(backup: Path, *, brief: bool = False) -> Manifest:
 def is_ours(path: Path) -> bool:
     """Whether this program began the file: its gzip header carries our mark."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return _read(path, _GZIP_HEADER + len(MARK))[_GZIP_HEADER:] == MARK
     except OSError:
         return False
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read(_GZIP_HEADER + len(MARK))[_GZIP_HEADER:] == MARK
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """Read a regular file; what only bears such a name (a link, a FIFO, a folder) raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(limit)
+    finally:
+        os.close(descriptor)
 
 
 def load(entry: Entry, candidates: Iterable[DatabaseSpec]) -> Backup:

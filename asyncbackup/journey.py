@@ -307,7 +307,7 @@ def _manifest(
         rows=scan.rows,
         table_count=len({(block.schema, block.table) for block in scan.blocks}),
         encoding=scan.encoding,
-        outside_sha256=scan.outside_sha256,
+        outside_blake3=scan.outside_blake3,
         restricted=scan.restricted,
         in_recovery=facts.in_recovery,
         consistent=facts.snapshot is not None,

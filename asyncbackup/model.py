@@ -1,7 +1,7 @@
 """The nouns of the program: frozen, without behaviour beyond their own arithmetic.
 
 Times are aware datetimes in UTC, durations are seconds, sizes are bytes, digests are lower-case
-hexadecimal SHA-256. Field names are PostgreSQL's and libpq's own words.
+hexadecimal, of 256 bits. Field names are PostgreSQL's and libpq's own words.
 """
 
 from collections.abc import Mapping
@@ -176,7 +176,7 @@ class CopyBlock:
     """One COPY block of a dump: a table's rows, as pg_dump wrote them.
 
     A table usually has one block; a partitioned root dumped through itself has one a partition.
-    `sha256` is over the lines between the COPY statement and the end marker.
+    `blake3` is over the lines between the COPY statement and the end marker.
     """
 
     schema: str
@@ -184,7 +184,7 @@ class CopyBlock:
     columns: tuple[str, ...]
     rows: int
     bytes: int
-    sha256: str
+    blake3: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +199,7 @@ class SequenceValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LargeObject:
-    """A large object's content; `sha256` is over its bytes."""
+    """A large object's content; `sha256` is over its bytes, as the server's own sha256(lo_get(oid))."""
 
     oid: int
     bytes: int
@@ -216,7 +216,7 @@ class DumpScan:
     sequences: tuple[SequenceValue, ...]
     large_objects: tuple[LargeObject, ...]
     roles: tuple[str, ...]
-    outside_sha256: str
+    outside_blake3: str
     restricted: bool
     problem: str
     """Why the dump is not whole; empty when it is."""
@@ -263,7 +263,7 @@ class Manifest:
     rows: int
     table_count: int
     encoding: str
-    outside_sha256: str
+    outside_blake3: str
     restricted: bool
     in_recovery: bool = False
     consistent: bool = True

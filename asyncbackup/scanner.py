@@ -4,6 +4,9 @@ This is a lexer for what pg_dump writes, not for all SQL. It knows quotes, dolla
 COPY data, so that text inside them that looks like a marker is only text. It is a judge of
 completeness, not a wall against attackers: that is psql's restricted mode and a current client.
 
+Tables are hashed by BLAKE3, which reads several times as much a second as SHA-256 does, and ten times on
+processors without instructions for the latter: every byte of a dump passes here.
+
 Two rules of the formats it leans on, beside those of trailer.py:
 
 - In COPY's text format a newline ends a row and nothing else, and a line of just `\.` ends the data
@@ -16,6 +19,9 @@ import re
 import string
 from binascii import unhexlify
 from collections.abc import Callable
+from typing import Protocol
+
+from blake3 import blake3
 
 from asyncbackup import statements
 from asyncbackup.model import CopyBlock, DumpScan, LargeObject, SequenceValue
@@ -35,6 +41,11 @@ _MAX_STATEMENT = 1 << 20  # kept to be understood; 1,600 columns of 63 quoted by
 _TAIL = 256  # bytes of the end that are kept to look at
 
 
+class _Digest(Protocol):
+    def update(self, data: bytes | memoryview, /) -> object: ...
+    def hexdigest(self) -> str: ...
+
+
 class Scanner:
     """Takes a dump in chunks of any size; the verdict does not depend on where they are cut.
 
@@ -52,14 +63,13 @@ class Scanner:
         self._view = memoryview(b"")
         self._problem = ""
         self._encoding = "SQL_ASCII"
-        self._outside = hashlib.sha256()
-        # The statement that is open, and whether it began in the first column.
+        self._outside = blake3()
+        # the statement that is open
         self._open = False
         self._statement = bytearray()
         self._closer = b""
-        # COPY and large objects
         self._block: tuple[str, str, tuple[str, ...]] = ("", "", ())
-        self._begin_digest()
+        self._begin(blake3())
         self._line_start = True
         self._lo_oid = -1
         self._odd_digit = b""
@@ -98,7 +108,7 @@ class Scanner:
             sequences=tuple(self._sequences),
             large_objects=tuple(self._large_objects),
             roles=tuple(sorted(statements.name(role, self._encoding) for role in self._roles)),
-            outside_sha256=self._outside.hexdigest(),
+            outside_blake3=self._outside.hexdigest(),
             restricted=self._frame.key is not None,
             problem=self._problem or self._unfinished(),
         )
@@ -298,15 +308,15 @@ class Scanner:
                 columns=columns,
                 rows=self._block_rows,
                 bytes=self._block_bytes,
-                sha256=self._digest.hexdigest(),
+                blake3=self._digest.hexdigest(),
             )
         )
         self._outside.update(self._view[marker : marker + 3])
         self._step = self._sql
         return marker + 3
 
-    def _begin_digest(self) -> None:
-        self._digest = hashlib.sha256()
+    def _begin(self, digest: _Digest) -> None:
+        self._digest = digest
         self._block_rows = self._block_bytes = 0
 
     def _end_statement(self, data: bytes | bytearray, after: int) -> int:
@@ -330,7 +340,7 @@ class Scanner:
             self._problem = self._problem or "the dump has a COPY statement of an unknown form"
             return after
         self._block = block
-        self._begin_digest()
+        self._begin(blake3())
         self._line_start = True
         self._step = self._copy
         self._outside.update(b"\n")
@@ -345,7 +355,7 @@ class Scanner:
                 self._sequences.append(value)
         elif (oid := statements.large_object(statement)) is not None:
             self._lo_oid = oid
-            self._begin_digest()
+            self._begin(hashlib.sha256())
         elif statement.startswith(b"SELECT pg_catalog.lo_close(") and self._lo_oid >= 0:
             self._large_objects.append(
                 LargeObject(oid=self._lo_oid, bytes=self._block_bytes, sha256=self._digest.hexdigest())

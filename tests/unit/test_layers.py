@@ -34,7 +34,7 @@ LINES = 350
 # Lines that a module may have beyond the rest, and why.
 LONGER = {
     "model": 450,  # a list of nouns without behaviour, in one place by design
-    "scanner": 360,  # one state machine, whose steps are read together
+    "scanner": 380,  # one state machine, whose steps are read together
 }
 VAGUE = {"utils", "helpers", "manager", "base"}
 

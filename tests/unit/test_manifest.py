@@ -41,7 +41,7 @@ SMALL = Manifest(
     rows=3,
     table_count=2,
     encoding="UTF8",
-    outside_sha256=SHA,
+    outside_blake3=SHA,
     restricted=True,
 )
 FULL = dataclasses.replace(
@@ -64,7 +64,7 @@ FULL = dataclasses.replace(
     warnings=("pg_dump: warning: there are circular foreign-key constraints",),
     sequences=(SequenceValue(schema="public", name="s", last_value=-(2**63), is_called=False),),
     large_objects=(LargeObject(oid=4_294_967_295, bytes=0, sha256=SHA),),
-    tables=(CopyBlock(schema="s", table='t"', columns=("a", "b, c"), rows=3, bytes=12, sha256=SHA),),
+    tables=(CopyBlock(schema="s", table='t"', columns=("a", "b, c"), rows=3, bytes=12, blake3=SHA),),
 )
 
 texts = st.text(max_size=20)
@@ -87,7 +87,7 @@ any_manifest = st.builds(
     roles=st.lists(texts, max_size=3).map(tuple),
     object_counts=st.dictionaries(texts, counts, max_size=3),
     tables=st.lists(
-        st.builds(CopyBlock, columns=st.lists(texts, max_size=3).map(tuple), sha256=digests), max_size=3
+        st.builds(CopyBlock, columns=st.lists(texts, max_size=3).map(tuple), blake3=digests), max_size=3
     ).map(tuple),
 )
 

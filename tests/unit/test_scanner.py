@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -42,6 +43,10 @@ def whole(body: bytes) -> DumpScan:
 
 def sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def b3(data: bytes) -> str:
+    return blake3(data).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------
@@ -91,7 +96,7 @@ def second_opinion(dump: bytes) -> tuple[list[CopyBlock], list[LargeObject], lis
             data = b"".join(rows)
             blocks.append(CopyBlock(
                 schema=schema, table=table, columns=tuple(columns),
-                rows=len(rows), bytes=len(data), sha256=sha(data),
+                rows=len(rows), bytes=len(data), blake3=b3(data),
             ))  # fmt: skip
             previous = []
             continue
@@ -114,7 +119,7 @@ def second_opinion(dump: bytes) -> tuple[list[CopyBlock], list[LargeObject], lis
                 schema=schema_, name=name, last_value=int(found[3]), is_called=found[4] == b"true"
             ))  # fmt: skip
         previous = [*previous[-2:], line]
-    return blocks, objects, sequences, sha(b"".join(outside))
+    return blocks, objects, sequences, b3(b"".join(outside))
 
 
 @names
@@ -132,7 +137,7 @@ def test_a_second_opinion_is_the_same(name: str) -> None:
     assert list(found.blocks) == blocks
     assert list(found.large_objects) == objects
     assert list(found.sequences) == sequences
-    assert found.outside_sha256 == outside
+    assert found.outside_blake3 == outside
     assert found.rows == sum(block.rows for block in blocks)
 
 
@@ -164,13 +169,13 @@ def test_the_key_of_a_dump_changes_nothing() -> None:
     key = match[0].split()[1]
     both = [scan(dump), scan(dump.replace(key, b"AnotherKey"))]
     assert both[0].problem == both[1].problem == ""
-    assert both[0].outside_sha256 == both[1].outside_sha256
+    assert both[0].outside_blake3 == both[1].outside_blake3
 
 
 def test_names_in_another_encoding() -> None:
     (block,) = scan(REAL["pg15-latin1.sql"]).blocks
     assert (block.table, block.columns, block.rows) == ("é", ("ß",), 2)
-    assert block.sha256 == sha(b"\xff\na\n")
+    assert block.blake3 == b3(b"\xff\na\n")
 
 
 class TestAnySplit:
@@ -377,7 +382,7 @@ class TestForms:
     def test_rows(self, rows: bytes, count: int) -> None:
         found = whole(b"COPY public.t (a) FROM stdin;\n" + rows + b"\\.\n")
         assert found.problem == ""
-        assert (found.rows, found.blocks[0].bytes, found.blocks[0].sha256) == (count, len(rows), sha(rows))
+        assert (found.rows, found.blocks[0].bytes, found.blocks[0].blake3) == (count, len(rows), b3(rows))
 
     @settings(deadline=None)
     @given(
@@ -388,7 +393,7 @@ class TestForms:
         data = b"".join(row + b"\n" for row in rows)
         dump = HEAD + b"COPY public.t (a) FROM stdin;\n" + data + b"\\.\n" + TAIL
         found = scan(*(dump[i : i + size] for i in range(0, len(dump), size)))
-        assert (found.problem, found.rows, found.blocks[0].sha256) == ("", len(rows), sha(data))
+        assert (found.problem, found.rows, found.blocks[0].blake3) == ("", len(rows), b3(data))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def manifest(name: str) -> Manifest:
         host="h", port=5432, dbname="d", kind="database", run_id="r", started_at=at, finished_at=at,
         local_time="", server_version="15.1", client_version="15.1", loads_into=15,
         file=StoredFile(name=name, bytes=len(DATA), sha256="0" * 64, compressor="isal", level=1),
-        sql_bytes=1, rows=0, table_count=0, encoding="UTF8", outside_sha256="0" * 64, restricted=True,
+        sql_bytes=1, rows=0, table_count=0, encoding="UTF8", outside_blake3="0" * 64, restricted=True,
     )  # fmt: skip
 
 
