@@ -1,0 +1,551 @@
+"""`asyncbackup` as its users meet it: the installed command, a real server, nothing replaced."""
+
+import gzip
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import MARKER, PASSWORD, Site, descendants, dumping, held, wait_until
+from tests.servers import Cli, Databases
+
+COMMANDS = ("backup", "list", "config", "prune", "demo", "completion")
+
+
+def log_of(stderr: str) -> list[dict[str, Any]]:
+    """Return the log; every line of it must be an event."""
+    events = [json.loads(line) for line in stderr.splitlines()]
+    for event in events:
+        assert list(event)[:3] == ["timestamp", "level", "event"]
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", event["timestamp"])
+        assert event["level"] in {"debug", "info", "warning", "error"}
+        assert re.fullmatch(r"[a-z_]+\.[a-z_]+", event["event"])
+    return events
+
+
+# Help
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
+def test_every_help_tells_the_exit_codes(run_cli: Cli, arguments: list[str]) -> None:
+    ran = run_cli(*arguments)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert re.findall(r"^ +(\d+(?:, \d+)?)  ", ran.stdout, re.MULTILINE) == [
+        "0",
+        "1",
+        "2",
+        "3",
+        "4",
+        "130, 143",
+    ]
+
+
+def test_alone_it_shows_the_commands(run_cli: Cli) -> None:
+    ran = run_cli()
+    assert ran.returncode == 2
+    assert all(f"\n  {name} " in ran.stderr for name in COMMANDS)
+    assert "..." not in ran.stderr.partition("Commands:")[2], "a summary is cut short"
+
+
+def test_a_mistyped_command_is_guessed(run_cli: Cli) -> None:
+    ran = run_cli("bakcup")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert 'no command "bakcup". Did you mean backup?' in ran.stderr
+
+
+# Backup
+
+
+def test_results_on_stdout_logs_on_stderr(site: Site) -> None:
+    ran = site("backup", "--json", LOG_FORMAT="json")
+    assert ran.returncode == 0
+    result, log = json.loads(ran.stdout), log_of(ran.stderr)
+    assert {event["run_id"] for event in log} == {result["run_id"]}
+    assert [(event["event"]) for event in log].count("backup.finished") == 4
+    assert log[-1]["event"] == "run.finished"
+    assert (log[-1]["good"], log[-1]["rows"]) == (3, 6000)
+    assert [one["rows"] for one in result["databases"]] == [3000, 2000, 1000]
+    for one in (*result["databases"], *result["globals"]):
+        file = Path(one["path"])
+        assert file.stat().st_size == one["bytes"]
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert (
+            f"-- PostgreSQL database{' cluster' if one['dbname'] == '@globals' else ''} dump complete"
+            in gzip.decompress(file.read_bytes()).decode()
+        )
+    assert not site.leftovers()
+
+
+def test_the_report_is_for_people(site: Site) -> None:
+    ran = site("backup")
+    assert ran.returncode == 0
+    assert re.search(
+        rf"^{re.escape(site.fleet.specs[2])} +good +3,000 +\S+ kB +\S+ kB +\S+ s +\S+\.sql\.gz$",
+        ran.stdout,
+        re.MULTILINE,
+    )
+    assert "\n3 of 3 databases backed up" in ran.stdout
+    log_of(ran.stderr)  # LOG_FORMAT=auto without a terminal
+
+
+def test_one_that_fails_stops_no_other_and_is_told_in_full(site: Site) -> None:
+    missing = site.fleet.spec("e2e_missing")
+    ran = site("backup", site.fleet.specs[0], missing, site.fleet.specs[0])
+    assert ran.returncode == 3
+    assert "\n1 of 2 databases backed up" in ran.stdout
+    assert f'\nError: {missing}: database "e2e_missing" does not exist\nTry: ' in ran.stdout
+    assert len(site.files()) == 2  # with the globals
+
+
+def test_a_wrong_password_fails_all(site: Site) -> None:
+    ran = site("backup", "--json", POSTGRESQL_PASSWORD_FILE="", POSTGRESQL_PASSWORD=f"not {MARKER}")
+    assert ran.returncode == 1
+    failed = json.loads(ran.stdout)["databases"]
+    assert {one["category"] for one in failed} == {"access"}
+    assert all("password authentication failed" in one["error"] and one["hint"] for one in failed)
+    assert not site.files()
+
+
+def test_a_server_that_is_down_fails_with_a_hint(site: Site) -> None:
+    ran = site("backup", "127.0.0.1:1/app", "127.0.0.1:1/shop")
+    assert ran.returncode == 1
+    assert "0 of 2 databases backed up" in ran.stdout
+    assert "Try: check the host name, the port and that the server is running" in ran.stdout
+
+
+def test_all_is_every_configured_database(site: Site) -> None:
+    named = site.fleet.specs[0]
+    assert len(json.loads(site("backup", "all", named, "--json").stdout)["databases"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["backup", "nosuch"], ['"nosuch" is no database']),
+        (["list", "a", "h/*"], ['"a" is no database', '"h/*" may stand for many']),
+        (["backup", "h/@globals"], ["@globals cannot be backed up on their own"]),
+        (["backup", "--fast"], ["--fast"]),
+        (["prune", "-f"], ["requires an argument"]),
+    ],
+)
+@pytest.mark.parametrize("log_format", ["auto", "json"])
+def test_wrong_usage_touches_nothing(
+    site: Site, arguments: list[str], told: list[str], log_format: str
+) -> None:
+    ran = site(*arguments, LOG_FORMAT=log_format)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    said = ran.stderr
+    if log_format == "json":
+        (event,) = log_of(ran.stderr)
+        assert (event["event"], event["exit_code"]) == ("command.failed", 2)
+        said = event["error"]
+    assert all(part in said for part in told)
+    assert not site.backups.exists()
+
+
+@pytest.mark.parametrize(
+    "command", ["asyncbackup backup", "asyncbackup list", "asyncbackup prune", "backup.sh -1", "backup.sh -l"]
+)
+def test_all_that_is_wrong_with_the_settings_is_told_at_once(site: Site, command: str) -> None:
+    program, *arguments = command.split()
+    ran = site(
+        *arguments,
+        command=program,
+        NUM_BACKUPS="many",
+        BACKUP_STRATEGY="hourly",
+        FTP_PASSWORD_FILE="/nowhere",
+    )
+    assert (ran.returncode, ran.stdout) == (2, "")
+    lines = ran.stderr.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("Error: ") for line in lines)
+    assert all(
+        name in ran.stderr for name in ('NUM_BACKUPS="many"', 'BACKUP_STRATEGY="hourly"', "FTP_PASSWORD_FILE")
+    )
+    assert not site.backups.exists()
+
+
+def test_the_log_level_counts(site: Site) -> None:
+    assert site("backup", LOG_FORMAT="json", LOG_LEVEL="error").stderr == ""
+
+
+def test_the_console_log_is_for_people(site: Site) -> None:
+    ran = site("backup", LOG_FORMAT="console")
+    assert re.search(r"^\S+Z \[info +\] backup\.finished .*dbname=", ran.stderr, re.MULTILINE)
+    assert "\x1b" not in ran.stderr
+
+
+# Secrets
+
+
+def test_no_password_is_anywhere_while_a_dump_runs(site: Site) -> None:
+    with held(site.fleet.databases[0]):
+        child = site.start("backup", site.fleet.specs[0])
+        wait_until(lambda: dumping(site.fleet.databases[0]), "a dump that waits for the lock")
+        processes = descendants(child.pid)
+        dumps = [pid for pid in processes if b"--format=plain" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        assert dumps
+        for pid in (child.pid, *processes):
+            for name in ("cmdline", "environ"):
+                assert MARKER.encode() not in Path(f"/proc/{pid}/{name}").read_bytes()
+        environ = Path(f"/proc/{dumps[0]}/environ").read_bytes().decode().split("\0")
+        (passfile,) = [line.partition("=")[2] for line in environ if line.startswith("PGPASSFILE=")]
+        in_memory = Path(passfile.replace("self", f"{dumps[0]}"))
+        assert in_memory.stat().st_mode & 0o777 == 0o600
+        assert "memfd" in f"{in_memory.readlink()}"
+        # The test can fail: this is where the password is, and it is the one that the role has.
+        assert MARKER in in_memory.read_text(encoding="utf-8")
+    stdout, stderr = child.communicate(timeout=30)
+    assert child.returncode == 0, stderr
+    assert MARKER not in stdout + stderr
+
+
+def test_config_masks_every_secret(site: Site) -> None:
+    secrets = {
+        "POSTGRESQL_PASSWORD", "DATABASE_PASSWORD", "ADMIN_PASSWORD", "FTP_URL", "FTP_PASSWORD", "S3_PASSWORD",
+        "WEBHOOK_URL", "PGDUTY_SVC_KEY", "127_0_0_1_PASSWORD", "PGPASSWORD",
+    }  # fmt: skip
+    values = dict.fromkeys(secrets, f"https://{MARKER}.example/{MARKER}")
+    for arguments in (["config"], ["config", "--json"]):
+        ran = site(*arguments, **values, POSTGRESQL_PASSWORD_FILE="")
+        assert ran.returncode == 0, ran.stderr
+        assert "***" in ran.stdout
+    shown = json.loads(ran.stdout)
+    assert all(shown["settings"][name] == "***" for name in secrets & shown["settings"].keys())
+    assert {one["password"] for one in shown["databases"]} == {"***"}
+
+
+def test_the_log_masks_secrets_that_errors_repeat(site: Site) -> None:
+    # Here the database is named like the password.
+    ran = site(
+        "backup",
+        site.fleet.spec("Hunter22"),
+        POSTGRESQL_PASSWORD_FILE="",
+        POSTGRESQL_PASSWORD=PASSWORD,
+        FTP_PASSWORD="Hunter22",
+        LOG_FORMAT="json",
+    )
+    assert "Hunter22" not in ran.stderr
+    assert any(event["event"] == "backup.failed" and "***" in event["error"] for event in log_of(ran.stderr))
+
+
+# Locked and interrupted
+
+
+def test_a_second_run_is_told_who_works_on_it(site: Site) -> None:
+    with held(site.fleet.databases[0]):
+        first = site.start("backup", site.fleet.specs[0], LOG_FORMAT="json")
+        wait_until(lambda: dumping(site.fleet.databases[0]), "a dump that waits for the lock")
+        second = site("backup", site.fleet.specs[0], "--json", DUMP_GLOBALS="false")
+        assert second.returncode == 4
+        (outcome,) = json.loads(second.stdout)["databases"]
+        assert outcome["status"] == "locked"
+        assert f"process {first.pid} " in outcome["error"]
+        both = site("backup", *site.fleet.specs[:2], DUMP_GLOBALS="false")
+        assert both.returncode == 3
+    assert first.wait(timeout=30) == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_leaves_nothing(site: Site, number: signal.Signals, code: int) -> None:
+    with held(site.fleet.databases[0]):
+        child = site.start("backup", LOG_FORMAT="json")
+        wait_until(lambda: dumping(site.fleet.databases[0]) and len(site.files()) == 3, "two good backups")
+        processes = descendants(child.pid)
+        child.send_signal(number)
+        stdout, stderr = child.communicate(timeout=20)
+    assert (child.returncode, stdout) == (code, "")
+    log = log_of(stderr)
+    assert (log[-1]["event"], log[-1]["good"]) == ("run.interrupted", 2)
+    assert len({event["run_id"] for event in log}) == 1
+    assert not site.leftovers()
+    assert len(site.files()) == 3
+    assert not [pid for pid in processes if Path(f"/proc/{pid}").exists()]
+
+
+# On a terminal
+
+
+class Terminal:
+    """A terminal of 80 columns that a command runs in, and what it has shown."""
+
+    def __init__(self, site: Site, *arguments: str, command: str = "asyncbackup", **env: str) -> None:
+        self.side, other = pty.openpty()
+        # setsid makes it the controlling terminal, from which Ctrl-C comes.
+        self.child = subprocess.Popen(
+            ["setsid", "--ctty", Cli.path(command), *arguments],
+            env=site.run_cli.environment(site.env | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"} | env),
+            cwd=site.folder,
+            stdin=other,
+            stdout=other,
+            stderr=other,
+        )
+        os.close(other)
+        os.set_blocking(self.side, False)
+        self.shown = ""
+
+    def shows(self, text: str) -> bool:
+        while True:
+            try:
+                self.shown += os.read(self.side, 65536).decode(errors="replace")
+            except OSError:  # nothing now, or nobody is there any more
+                return text in self.shown
+
+    def type(self, text: str) -> None:
+        os.write(self.side, text.encode())
+
+    def end(self) -> int:
+        wait_until(lambda: self.shows("\0") or self.child.poll() is not None, "an end")
+        self.shows("")
+        assert "Traceback" not in self.shown
+        assert MARKER not in self.shown
+        return self.child.returncode
+
+
+@contextmanager
+def terminal(site: Site, *arguments: str, **env: str) -> Iterator[Terminal]:
+    opened = Terminal(site, *arguments, **env)
+    try:
+        yield opened
+    finally:
+        opened.child.kill()
+        opened.child.wait()
+        os.close(opened.side)
+
+
+def test_a_terminal_shows_progress_and_then_the_report(site: Site) -> None:
+    with ExitStack() as stack:
+        with held(site.fleet.databases[0]):
+            opened = stack.enter_context(terminal(site, "backup"))
+            wait_until(lambda: opened.shows("2 done, 1 running, 0 waiting"), "the progress")
+        assert opened.end() == 0
+    assert "✔" in opened.shown
+    assert "3 of 3 databases backed up" in opened.shown
+    assert '"event"' not in opened.shown
+
+
+def test_ctrl_c_says_what_came_of_it(site: Site) -> None:
+    with held(site.fleet.databases[0]), terminal(site, "backup") as opened:
+        wait_until(lambda: opened.shows("2 done, 1 running, 0 waiting"), "the progress")
+        opened.type("\x03")
+        assert opened.end() == 130
+        assert "interrupted: 2 backed up before that" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", opened.shown)
+    assert not site.leftovers()
+
+
+# List
+
+
+def test_list_shows_what_is_there(site: Site) -> None:
+    site("backup")
+    site("backup", site.fleet.specs[0])
+    listed = json.loads(site("list", "--json").stdout)
+    assert len(listed) == len(site.files()) == 6
+    assert {one["kind"] for one in listed} == {"database", "globals"}
+    assert all(one["good"] for one in listed)
+    first = [one["taken_at"] for one in listed if one["dbname"] == site.fleet.databases[0].name]
+    assert first == sorted(first, reverse=True)
+    assert len(json.loads(site("list", site.fleet.specs[0], "--json").stdout)) == 2
+    assert len(json.loads(site("list", "-f", "@globals", "--json").stdout)) == 2
+    assert "6 backups, " in site("list").stdout
+
+
+def test_list_says_that_there_is_nothing(site: Site) -> None:
+    ran = site("list")
+    assert (ran.returncode, "does not exist yet" in ran.stdout) == (0, True)
+    site.backups.mkdir()
+    assert "No backups in" in site("list").stdout
+    assert json.loads(site("list", "--json").stdout) == []
+
+
+def test_list_knows_backups_of_the_bash_tool_and_what_is_damaged(site: Site) -> None:
+    site("backup")
+    old = site.backups / "2018-10-03" / "postgresql-TheOrgBook_Database_2018-10-03_22-16-11.sql.gz"
+    old.parent.mkdir()
+    old.write_bytes(gzip.compress(b"-- old"))
+    torn, lost, cut = [path for path in site.files() if "globals" not in path.name and path != old]
+    torn.with_name(torn.name + ".json").write_text("{", encoding="utf-8")
+    lost.with_name(lost.name + ".json").unlink()
+    os.truncate(cut, 100)
+    listed = {one["path"]: one for one in json.loads(site("list", "--json").stdout)}
+    assert (listed[f"{old}"]["kind"], listed[f"{old}"]["good"], listed[f"{old}"]["rows"]) == (
+        "without manifest",
+        True,
+        None,
+    )
+    assert "not JSON" in listed[f"{torn}"]["problem"]
+    assert "missing" in listed[f"{lost}"]["problem"]
+    assert "100 bytes" in listed[f"{cut}"]["problem"]
+    ran = site("list")
+    assert ran.returncode == 0
+    assert ran.stdout.count("  DAMAGED ") == 3
+    assert "never counted as a backup" in ran.stdout
+
+
+EVIL = ("\x1b[31mred", "new\nline", "rtl\u202eeltit", "a b", "it's")
+
+
+def test_no_name_commands_the_terminal(site: Site) -> None:
+    with Databases(site.fleet.server) as factory:
+        specs = []
+        for name in EVIL:
+            factory(name)
+            specs.append(site.fleet.spec("".join(f"%{byte:02X}" for byte in name.encode())))
+        site.configure(*specs)
+        outputs = [
+            site(*line.split()) for line in ("backup", "list", "config", "prune --dry-run", "backup --json")
+        ]
+        outputs += [site("backup", LOG_FORMAT="console"), site.backup_sh("-1"), site.backup_sh("-c")]
+        assert [ran.returncode for ran in outputs] == [0] * len(outputs)
+        for ran in outputs:
+            for stream in (ran.stdout, ran.stderr):
+                assert all(line.isprintable() for line in stream.split("\n"))
+        # What is shown can be pasted onto a command line.
+        shown = {
+            line.split()[0]
+            for line in outputs[1].stdout.splitlines()
+            if line.startswith("127.0.0.1") and "@globals" not in line
+        }
+        assert len(shown) == len(EVIL)
+        for name in shown:
+            assert json.loads(site("list", name, "--json").stdout)[0]["dbname"] in EVIL
+
+
+# Prune
+
+
+@pytest.fixture
+def crowded(site: Site) -> Site:
+    """Three backups of one database, where one is to be kept."""
+    site.env["NUM_BACKUPS"] = "1"
+    site.env["DUMP_GLOBALS"] = "false"
+    for _ in range(3):
+        assert site("backup", site.fleet.specs[0], NUM_BACKUPS="9").returncode == 0
+    assert len(site.files()) == 3
+    return site
+
+
+def test_prune_says_why_and_asks_before_it_removes(crowded: Site) -> None:
+    before = crowded.files()
+    dry = crowded("prune", "--dry-run")
+    assert dry.returncode == 0
+    assert dry.stdout.count("\nremove ") == 2
+    assert dry.stdout.count("\nkeep ") == 1
+    assert "2 would be, without --dry-run" in dry.stdout
+    alone = crowded("prune")
+    assert alone.returncode == 2
+    assert "no terminal to ask on" in alone.stderr
+    assert "--yes" in alone.stderr
+    assert crowded.files() == before
+    done = crowded("prune", "--yes", "--json")
+    assert done.returncode == 0
+    result = json.loads(done.stdout)
+    assert (result["removed"], [one["removed"] for one in result["backups"]]) == (2, [False, True, True])
+    assert crowded.files() == before[2:]
+    assert "remove" not in crowded("prune", "--yes").stdout
+
+
+def test_prune_asks_on_a_terminal(crowded: Site) -> None:
+    for answer, code, left in (("\n", 0, 3), ("\x03", 130, 3), ("y\n", 0, 1)):
+        with terminal(crowded, "prune") as opened:
+            wait_until(partial(opened.shows, "Remove 2 of 3 backups? [y/N]"), "the question")
+            opened.type(answer)
+            assert opened.end() == code
+        assert len(crowded.files()) == left
+
+
+def test_prune_by_filter_asks_for_each_and_spares_the_newest(crowded: Site) -> None:
+    oldest, middle, newest = crowded.files()
+    with terminal(crowded, "prune", "-f", ".sql.gz") as opened:
+        wait_until(lambda: opened.shows(f"{oldest.name}? [y/N]"), "the first question")
+        opened.type("n\n")
+        wait_until(lambda: opened.shows(f"{middle.name}? [y/N]"), "the second question")
+        opened.type("y\n")
+        assert opened.end() == 0
+    assert crowded.files() == [oldest, newest]
+    assert crowded("prune", "-f", newest.name, "--yes").returncode == 0
+    assert crowded.files() == [oldest, newest]
+    assert "no backup's path holds" in crowded("prune", "-f", "nothing like it").stdout
+
+
+def test_prune_waits_for_no_running_backup(crowded: Site) -> None:
+    with held(crowded.fleet.databases[0]):
+        child = crowded.start("backup", crowded.fleet.specs[0], NUM_BACKUPS="9")
+        wait_until(lambda: dumping(crowded.fleet.databases[0]), "a dump that waits for the lock")
+        ran = crowded("prune", "--yes")
+        assert ran.returncode == 4
+        assert f"process {child.pid} " in ran.stderr
+        assert len(crowded.files()) == 3
+    assert child.wait(timeout=30) == 0
+
+
+# Pipes and completion
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["config"], ["backup"], ["prune", "--dry-run"]])
+def test_a_reader_that_has_seen_enough_is_no_failure(site: Site, arguments: list[str]) -> None:
+    child = site.start(*arguments, LOG_LEVEL="error")
+    assert child.stdout is not None
+    child.stdout.close()
+    assert child.stderr is not None
+    assert (child.stderr.read(), child.wait(timeout=30)) == ("", 0)
+
+
+def test_a_result_that_cannot_be_written_is_a_failure(site: Site) -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [Cli.path("asyncbackup"), "config"], env=site.run_cli.environment(site.env), cwd=site.folder,
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (
+        1,
+        "Error: cannot write the result to stdout: No space left on device\n",
+    )
+
+
+def complete(site: Site, line: str, **env: str) -> list[str]:
+    """Return what bash would offer at the end of a line."""
+    # Words are taken apart at the colons, as bash does by default; $1 is the line.
+    script = """eval "$(asyncbackup completion bash)"
+    COMP_LINE="$1" COMP_POINT=${#1} COMP_WORDBREAKS=$' \\t\\n"\\'><=;|&(:'
+    _asyncbackup_completion asyncbackup; printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    environment = site.run_cli.environment(site.env | env)
+    environment["PATH"] = f"{Path(Cli.path('asyncbackup')).parent}:{environment['PATH']}"
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script, "bash", line],
+        env=environment,
+        cwd=site.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_completion_knows_commands_and_databases(site: Site) -> None:
+    port = site.fleet.port
+    assert complete(site, "asyncbackup ba") == ["backup"]
+    assert complete(site, "asyncbackup backup ") == ["all", *site.fleet.specs]
+    # bash replaces only what stands after the last colon.
+    rest = [f"{port}/{database.name}" for database in site.fleet.databases]
+    assert complete(site, f"asyncbackup list 127.0.0.1:{port}/e2e_") == rest
+    assert complete(site, "asyncbackup prune 127", DEFAULT_PORT=f"{port}") == [
+        f"127.0.0.1/{d.name}" for d in site.fleet.databases
+    ]
+
+
+def test_completion_never_fails(site: Site) -> None:
+    assert complete(site, "asyncbackup backup 1", BACKUP_CONF="/nowhere") == []
+    assert complete(site, "asyncbackup backup 1", NUM_BACKUPS="many") == []
+    assert complete(site, "asyncbackup pr", NUM_BACKUPS="many") == ["prune"]
