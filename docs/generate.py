@@ -35,10 +35,10 @@ The same for every command, and for `backup.sh`:
 | Code | Meaning |
 |---|---|
 | 0 | All good. |
-| 1 | Nothing succeeded. A run of one database that failed, too. |
+| 1 | Nothing succeeded. A run of one database that failed, too, and one that found none to back up. |
 | 2 | Wrong usage or configuration. Nothing was touched. |
 | 3 | Some databases succeeded, some did not. |
-| 4 | Locked: another run is working on the same database, and nothing else was asked for. |
+| 4 | Locked: other runs are working on every database that was asked for. |
 | 130 | Interrupted by Ctrl-C (SIGINT). Children have ended, partial files are removed. |
 | 143 | The same by SIGTERM or SIGHUP. A second signal ends the program at once. |
 
