@@ -8,9 +8,11 @@ member `digest`: SHA-256 over the object's canonical JSON (keys sorted, no space
 import hashlib
 import json
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 
 from asyncbackup.errors import ManifestError
 from asyncbackup.model import Manifest
@@ -18,7 +20,11 @@ from asyncbackup.model import Manifest
 FORMAT = "asyncbackup-manifest"
 VERSION = 1
 
-_ADAPTER = TypeAdapter(Manifest)
+
+@cache
+def _adapter() -> TypeAdapter[Manifest]:
+    """Return what reads the fields; making it takes as long as backing up a small database."""
+    return TypeAdapter(Manifest)
 
 
 def _digest(document: dict[str, Any]) -> str:
@@ -28,7 +34,7 @@ def _digest(document: dict[str, Any]) -> str:
 
 def to_json(manifest: Manifest) -> bytes:
     """Return the manifest as it is written beside its backup."""
-    document = {"format": FORMAT, "version": VERSION, **_ADAPTER.dump_python(manifest, mode="json")}
+    document = {"format": FORMAT, "version": VERSION, **to_jsonable_python(manifest)}
     document["digest"] = _digest(document)
     lines = (f"{json.dumps(key)}: {_member(value)}" for key, value in document.items())
     return ("{" + ",\n".join(lines) + "}\n").encode("ascii")
@@ -69,7 +75,7 @@ def from_json(data: bytes, *, brief: bool = False) -> Manifest:
         for name in _BULK:
             document.pop(name, None)
     try:
-        return _ADAPTER.validate_python(document, strict=False)
+        return _adapter().validate_python(document, strict=False)
     except ValidationError as error:
         raise ManifestError(f"it does not have the fields of version {VERSION}: {error}") from error
 
@@ -83,7 +89,7 @@ def brief(manifest: Manifest) -> Manifest:
 
 def schema() -> dict[str, Any]:
     """Return the JSON schema (draft 2020-12) of the file."""
-    generated = _ADAPTER.json_schema(mode="serialization")
+    generated = _adapter().json_schema(mode="serialization")
     properties = generated["properties"]
     generated["properties"] = {
         "format": {"const": FORMAT},
