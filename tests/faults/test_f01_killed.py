@@ -24,7 +24,7 @@ def test_f01_at_a_share_of_the_dump(
     count = round(SIZE * share)
     script = at_bytes(count, f"kill -{signal} $PID; touch {killed}")
     if share > LATE:  # whoever only watches may come too late
-        script = f'"$REAL" "$@" | (head -c {count}; touch {killed}; kill -{signal} $$)'
+        script = f'"$REAL" "$@" | (head -c {count}; read -r _ || exit 0; touch {killed}; kill -{signal} $$)'
     done = site.backup(PG_BINDIRS=f"{wrapper(tmp_path / 'bin', big.server.bindir, script)}")
     assert killed.exists()
     assert done.returncode == 3
