@@ -3,13 +3,15 @@
 import re
 import textwrap
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from asyncbackup import conf
+from asyncbackup import conf, settings
+from asyncbackup.cli import render
 from asyncbackup.errors import AsyncbackupError
-from asyncbackup.model import Manifest
+from asyncbackup.model import Backup, DatabaseSpec, Manifest, Outcome, Report, Status, Tier
 from asyncbackup.settings import Settings
 from docs import generate
 
@@ -136,3 +138,16 @@ def test_every_category_of_failure_has_its_remedy() -> None:
     for kind in kinds:
         kinds += kind.__subclasses__()
     assert [kind.category for kind in kinds if f"`{kind.category}`" not in text] == []
+
+
+def test_every_field_of_a_json_result_is_described() -> None:
+    text = (ROOT / "docs/reference/results.md").read_text(encoding="utf-8")
+    now = datetime.now(UTC)
+    spec = DatabaseSpec("h", 5432, "d")
+    backup = Backup(path=Path("/b"), core="h-d", tier=Tier.DATED, taken_at=now, bytes=1, good=True)
+    outcome = Outcome(spec=spec, status=Status.GOOD, seconds=1, backup=backup)
+    report = Report(run_id="r", started_at=now, seconds=1, outcomes=(outcome,))
+    configuration = render.configuration(settings.load({}), conf.Conf(databases=(spec,)))
+    results = [render.report(report), render.outcome(outcome), render.backup(backup, now), configuration]
+    results += configuration["databases"]
+    assert [name for result in results for name in result if f"`{name}`" not in text] == []
