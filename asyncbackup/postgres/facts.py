@@ -69,12 +69,12 @@ SELECT replace(json_build_object(
   'acl', d.datacl::text[],
   'tablespace', (SELECT spcname FROM pg_tablespace t WHERE t.oid = d.dattablespace),
   'comment', shobj_description(d.oid, 'pg_database'),
-  'settings', (SELECT json_agg(json_build_array(coalesce(r.rolname, ''), s.setting)
-     ORDER BY r.rolname, s.setting) FROM (SELECT setrole, unnest(setconfig) AS setting
-     FROM pg_db_role_setting WHERE setdatabase = d.oid) s LEFT JOIN pg_roles r ON r.oid = s.setrole),
+  'settings', (SELECT json_agg(json_build_array(role, setting) ORDER BY role, setting)
+     FROM (SELECT CASE WHEN setrole <> 0 THEN pg_get_userbyid(setrole) ELSE '' END AS role,
+       unnest(setconfig) AS setting FROM pg_db_role_setting WHERE setdatabase = d.oid) s),
   'labels', (SELECT json_agg(json_build_array(provider, label) ORDER BY provider) FROM pg_shseclabel
      WHERE objoid = d.oid AND classoid = 'pg_database'::regclass),
-  'roles', (SELECT json_agg(DISTINCT r.rolname) FROM pg_shdepend s JOIN pg_roles r ON r.oid = s.refobjid
+  'roles', (SELECT json_agg(DISTINCT pg_get_userbyid(s.refobjid)) FROM pg_shdepend s
      WHERE s.refclassid = 'pg_authid'::regclass
        AND (s.dbid = d.oid OR s.classid = 'pg_database'::regclass AND s.objid = d.oid)),
   'extensions', (SELECT json_agg(json_build_array(e.extname, e.extversion, n.nspname) ORDER BY e.extname)
