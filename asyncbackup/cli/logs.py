@@ -5,18 +5,19 @@ import json
 import sys
 import traceback
 from collections.abc import Iterable, Mapping, MutableMapping
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import quote
 
-import structlog
-
 from asyncbackup.events import Event, Level, Sink
+
+if TYPE_CHECKING:
+    from structlog.typing import Processor
 
 _LEAST_SECRET = 4  # shorter ones would black out half of every line, and protect nothing
 _MASK = "***"
 
 
-def redactor(secrets: Iterable[str]) -> structlog.typing.Processor:
+def redactor(secrets: Iterable[str]) -> "Processor":
     """Return a processor that masks these values in every text, also when quoted or encoded."""
     forms: set[str] = set()
     for secret in secrets:
@@ -71,10 +72,12 @@ def _failure(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> Mutab
 
 def sink(log_format: str, level: Level, secrets: Iterable[str], stream: TextIO | None = None) -> Sink:
     """Return a sink that writes events of at least this level; `log_format` is json or console."""
+    import structlog  # noqa: PLC0415 - a fifth of the start of a command that logs nothing
+
     stream = stream or sys.stderr
     redact = redactor(secrets)
     if log_format == "json":
-        renderer: structlog.typing.Processor = structlog.processors.JSONRenderer(
+        renderer: Processor = structlog.processors.JSONRenderer(
             serializer=json.dumps, ensure_ascii=True, default=str
         )
         shape = [_ordered]
