@@ -11,20 +11,17 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from asyncbackup import conf, inventory, journey, locks, naming, retention
-from asyncbackup.errors import AsyncbackupError, ConnectError, DatabaseMissingError, Exit, LockedError
+from asyncbackup.errors import AsyncbackupError, ConnectError, Exit, LockedError
 from asyncbackup.events import Events
 from asyncbackup.journey import Journey, Tools
-from asyncbackup.model import GLOBALS, DatabaseSpec, Outcome, Report, Server, Status
+from asyncbackup.model import GLOBALS, DatabaseSpec, Outcome, Report, Status
 from asyncbackup.postgres import client as clients_of
 from asyncbackup.postgres import dump as dumps
-from asyncbackup.postgres import facts as facts_of
-from asyncbackup.postgres.connect import endpoint, tls_verified
 from asyncbackup.settings import Settings, credentials
 from asyncbackup.stream import compressor
+from asyncbackup.survey import Fleet, survey
 from asyncbackup.threads import in_thread
 
-_MAINTENANCE = ("postgres", "template1")
-_SERVERS_AT_ONCE = 8
 _PUBLISHING_AT_ONCE = 8
 """Backups that may be synced and published while the next ones are dumped: disks like company, and
 open files stay few."""
@@ -37,16 +34,6 @@ class Board:
     waiting: int = 0
     running: dict[DatabaseSpec, Journey] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Fleet:
-    """What is to be backed up, and what the servers said of it."""
-
-    databases: tuple[DatabaseSpec, ...]
-    sizes: Mapping[DatabaseSpec, int]
-    failed: tuple[Outcome, ...]
-    silent: frozenset[Server]
 
 
 def new_run_id(now: datetime) -> str:
@@ -81,7 +68,7 @@ async def run(
             clients_of.bindirs(settings.pg_bindirs, environ.get("PATH", os.defpath))
         )
         found = await in_thread(executor, inventory.scan, settings.backup_dir)
-        fleet = await _survey(settings, configured, environ, events, only)
+        fleet = await survey(settings, configured, environ, events, only)
         servers = tuple(dict.fromkeys(spec.server for spec in fleet.databases))
         globals_ = [DatabaseSpec(s.host, s.port, GLOBALS) for s in servers] if settings.dump_globals else []
         known = frozenset({*configured.databases, *fleet.databases, *globals_})
@@ -108,6 +95,7 @@ async def run(
             ),
             compressor=compressor(settings.compression_level),
             clients=clients,
+            doors=fleet.doors,
             retries=settings.dump_retries,
             retry_delay=settings.retry_delay,
             globals_passwords=settings.globals_passwords,
@@ -168,7 +156,7 @@ async def _all(
     settings: Settings,
     tools: Tools,
     found: inventory.Inventory,
-    fleet: _Fleet,
+    fleet: Fleet,
     of_globals: Sequence[DatabaseSpec],
     board: Board,
 ) -> tuple[tuple[Outcome, ...], tuple[Outcome, ...]]:
@@ -262,88 +250,3 @@ def _failed(under_way: Journey, error: Exception, events: Events) -> Outcome:
         **({} if ours else {"exc_info": error}),
     )
     return outcome
-
-
-async def _survey(
-    settings: Settings,
-    configured: conf.Conf,
-    environ: Mapping[str, str],
-    events: Events,
-    only: Sequence[DatabaseSpec],
-) -> _Fleet:
-    """Ask each server once for its databases: for wildcards, and to begin with the largest."""
-    literal = tuple(only) or configured.databases
-    wild = () if only else conf.wanted_servers(configured.patterns)
-    servers = tuple(dict.fromkeys([*(spec.server for spec in literal), *wild]))
-    at_once = asyncio.Semaphore(_SERVERS_AT_ONCE)
-
-    async def ask(server: Server) -> facts_of.Overview | AsyncbackupError:
-        async with at_once:
-            names = [spec.dbname for spec in literal if spec.server == server][:1]
-            return await _overview(settings, environ, server, (*names, *_MAINTENANCE))
-
-    answers = dict(zip(servers, await asyncio.gather(*map(ask, servers)), strict=True))
-    sizes: dict[DatabaseSpec, int] = {}
-    names: dict[Server, list[str]] = {}
-    failed: list[Outcome] = []
-    for server, answer in answers.items():
-        if not server.local and not tls_verified(environ):
-            events.warning(
-                "server.tls_unverified",
-                host=server.host,
-                port=server.port,
-                hint="set PGSSLMODE=verify-full and PGSSLROOTCERT, so that nobody can stand in for it",
-            )
-        if isinstance(answer, facts_of.Overview):
-            names[server] = list(answer.sizes)
-            sizes |= {DatabaseSpec(server.host, server.port, name): n for name, n in answer.sizes.items()}
-        elif server in wild:
-            failed.append(_unanswered(server, answer, events))
-    databases = (
-        literal
-        if only
-        else conf.resolve(configured.databases, configured.patterns, names, lines=configured.lines)
-    )
-    silent = frozenset(server for server, answer in answers.items() if isinstance(answer, ConnectError))
-    return _Fleet(databases=databases, sizes=sizes, failed=tuple(failed), silent=silent)
-
-
-async def _overview(
-    settings: Settings, environ: Mapping[str, str], server: Server, dbnames: Sequence[str]
-) -> facts_of.Overview | AsyncbackupError:
-    problem: AsyncbackupError | None = None
-    for dbname in dict.fromkeys(dbnames):
-        spec = DatabaseSpec(server.host, server.port, dbname)
-        try:
-            at = endpoint(spec, credentials(settings, spec), environ, settings.connect_timeout)
-            return await facts_of.overview(at)
-        except DatabaseMissingError as error:
-            problem = problem or error
-        except AsyncbackupError as error:
-            return error
-    assert problem is not None  # noqa: S101 - there is at least one name to try
-    return problem
-
-
-def _unanswered(server: Server, error: AsyncbackupError, events: Events) -> Outcome:
-    """Return the outcome of a server's wildcard lines when nobody could say what they stand for."""
-    spec = DatabaseSpec(server.host, server.port, "*")
-    events.error(
-        "backup.failed",
-        host=server.host,
-        port=server.port,
-        dbname="*",
-        error=error.message,
-        category=error.category,
-        hint=error.hint,
-        stage="connecting",
-        seconds=0.0,
-    )
-    return Outcome(
-        spec=spec,
-        status=Status.FAILED,
-        seconds=0.0,
-        error=error.message,
-        category=error.category,
-        hint=error.hint,
-    )

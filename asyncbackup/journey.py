@@ -55,6 +55,8 @@ class Tools:
     limits: dumps.Limits
     compressor: Compressor
     clients: tuple[Client, ...]
+    doors: Mapping[Server, str]
+    """A database of each server that can be logged in to."""
     retries: int
     retry_delay: float
     globals_passwords: bool
@@ -166,9 +168,8 @@ async def _database(journey: Journey, tools: Tools, found: inventory.Inventory, 
 async def _globals(journey: Journey, tools: Tools) -> Backup:
     """Back up roles and tablespaces; any database of the server serves to log in."""
     server = journey.spec.server
-    known = (s for s in sorted(tools.configured) if s.server == server and not s.is_globals)
     journey.stage = "connecting"
-    at = _endpoint(next(known, DatabaseSpec(server.host, server.port, "postgres")), tools)
+    at = _endpoint(DatabaseSpec(server.host, server.port, tools.doors.get(server, "postgres")), tools)
     async with contextlib.AsyncExitStack() as stack:
         facts = await stack.enter_async_context(facts_of.snapshot(at, export=False))
         client = _client(journey, tools, facts)

@@ -135,14 +135,14 @@ def passfile(password: Secret | None) -> Iterator[tuple[dict[str, str], tuple[in
 
 @contextlib.asynccontextmanager
 async def connection(endpoint: Endpoint) -> AsyncIterator[_Connection]:
-    """Connect by asyncpg for the length of the block; failures are of our own kinds."""
+    """Connect by asyncpg for the length of the block; wrap in `mapped` what asks the server there."""
     root = os.environ.get("PGSSLROOTCERT", "")
     if tls_verified(os.environ) and root not in {"", "system"} and not os.path.exists(root):  # noqa: PTH110, ASYNC240
         raise AccessError(
             f"{endpoint.spec}: PGSSLROOTCERT={root}: there is no such file",
             hint="name the certificate of the authority that signed the server's, or say system",
         )
-    with _mapped(endpoint.spec):
+    with mapped(endpoint.spec):
         endpoint.spec.dbname.encode()  # asyncpg can say nothing else, and says so badly
         connected = await asyncpg.connect(
             host=endpoint.spec.host,
@@ -158,8 +158,7 @@ async def connection(endpoint: Endpoint) -> AsyncIterator[_Connection]:
             server_settings={"application_name": APPLICATION_NAME},
         )
     try:
-        with _mapped(endpoint.spec):
-            yield connected
+        yield connected
     finally:
         connected.terminate()
 
@@ -206,7 +205,8 @@ _MEANINGS: tuple[tuple[tuple[type[Exception], ...], type[AsyncbackupError], str]
 
 
 @contextlib.contextmanager
-def _mapped(spec: DatabaseSpec) -> Iterator[None]:
+def mapped(spec: DatabaseSpec) -> Iterator[None]:
+    """Turn asyncpg's failures, and those of the network, into our own kinds."""
     try:
         yield
     except Exception as error:

@@ -10,7 +10,7 @@ import asyncpg
 
 from asyncbackup import statements
 from asyncbackup.model import DatabaseProperties, Extension, Facts, PgVersion
-from asyncbackup.postgres.connect import JIT_SINCE, Endpoint, connection
+from asyncbackup.postgres.connect import JIT_SINCE, Endpoint, connection, mapped
 
 FIRST_MODERN = 10
 TRANSACTION_TIMEOUT_SINCE = 17
@@ -104,6 +104,8 @@ FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY da
 class Overview:
     """A server's version and its connectable databases with their sizes in bytes."""
 
+    dbname: str
+    """The database that it was asked in, which can therefore be logged in to."""
     server_version: PgVersion
     sizes: dict[str, int]
 
@@ -117,8 +119,10 @@ async def overview(endpoint: Endpoint) -> Overview:
     """Ask a server which databases it has; works from any of its databases."""
     async with connection(endpoint) as connected:
         version = _version(connected.get_server_version())
-        rows = await connected.fetch(_OVERVIEW)
+        with mapped(endpoint.spec):
+            rows = await connected.fetch(_OVERVIEW)
     return Overview(
+        dbname=endpoint.spec.dbname,
         server_version=version,
         sizes={row[0].decode("utf-8", "surrogateescape"): row[1] or 0 for row in rows},
     )
@@ -138,9 +142,10 @@ async def snapshot(endpoint: Endpoint, *, export: bool) -> AsyncIterator[Facts]:
             settings.append("SET jit = off")
         if version.major >= TRANSACTION_TIMEOUT_SINCE:
             settings.append("SET transaction_timeout = 0")
-        await connected.execute("; ".join([*settings, _BEGIN]))
         query = _FACTS.format(snapshot="pg_export_snapshot()" if export else "NULL")
-        row = await connected.fetchrow(query)
+        with mapped(endpoint.spec):
+            await connected.execute("; ".join([*settings, _BEGIN]))
+            row = await connected.fetchrow(query)
         assert row is not None  # noqa: S101 - the database that answers is there
         # As the scanner reads the dump: SQL_ASCII, where bytes may be anything, as LATIN1.
         yield _facts(json.loads(row[0].decode(statements.codec(row[1]), "surrogateescape")), version)
