@@ -1,6 +1,7 @@
 """A fleet that is backed up by the installed commands, logged in to as a role that has a password."""
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -92,17 +93,16 @@ class Site:
         return sorted(self.backups.rglob("*.in_progress"))
 
 
-@pytest.fixture
-def site(tmp_path: Path, fleet: Fleet, run_cli: Cli) -> Site:
-    secret = tmp_path / "password"
+def site_in(folder: Path, fleet: Fleet, run_cli: Cli) -> Site:
+    secret = folder / "password"
     secret.write_text(f"{PASSWORD}\n", encoding="utf-8")
     made = Site(
-        tmp_path,
+        folder,
         fleet,
         run_cli,
         {
             "BACKUP_CONF": "backup.conf",
-            "BACKUP_DIR": f"{tmp_path / 'backups'}",
+            "BACKUP_DIR": f"{folder / 'backups'}",
             "POSTGRESQL_USER": ROLE,
             # From a file, so that not even our own environment has it.
             "POSTGRESQL_PASSWORD_FILE": f"{secret}",
@@ -111,6 +111,31 @@ def site(tmp_path: Path, fleet: Fleet, run_cli: Cli) -> Site:
     )
     made.configure(*fleet.specs)
     return made
+
+
+@pytest.fixture
+def site(tmp_path: Path, fleet: Fleet, run_cli: Cli) -> Site:
+    return site_in(tmp_path, fleet, run_cli)
+
+
+@pytest.fixture(scope="session")
+def three_backups(tmp_path_factory: pytest.TempPathFactory, fleet: Fleet) -> Path:
+    """Back up one database three times, for tests that need several and copy them."""
+    folder = tmp_path_factory.mktemp("three")
+    made = site_in(folder, fleet, Cli(folder))
+    for _ in range(3):
+        assert made("backup", fleet.specs[0], DUMP_GLOBALS="false").returncode == 0
+    return made.backups
+
+
+@pytest.fixture
+def crowded(site: Site, three_backups: Path) -> Site:
+    """Three backups of one database, where one is to be kept."""
+    shutil.copytree(three_backups, site.backups)
+    site.configure(site.fleet.specs[0])
+    site.env |= {"NUM_BACKUPS": "1", "DUMP_GLOBALS": "false"}
+    assert len(site.files()) == 3
+    return site
 
 
 def wait_until(seen: Callable[[], object], what: str, seconds: float = 20) -> None:
