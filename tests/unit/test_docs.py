@@ -132,6 +132,12 @@ def test_every_event_is_described_and_no_other() -> None:
     assert described == emitted
 
 
+def test_every_module_has_its_place_in_the_design() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    names = {path.stem for path in SOURCES if not path.stem.startswith("__")}
+    assert [name for name in sorted(names) if f"`{name}`" not in text and f"`{name}.py`" not in text] == []
+
+
 def test_every_category_of_failure_has_its_remedy() -> None:
     text = (ROOT / "docs/how-to/troubleshooting.md").read_text(encoding="utf-8")
     kinds = [AsyncbackupError]
