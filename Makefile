@@ -7,7 +7,7 @@ VENV ?= .venv
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := $(VENV)/bin
-MODULES := asyncbackup tests bench
+MODULES := asyncbackup tests bench docs
 
 .PHONY: demo test test-quick lint format bench lock docs servers clean
 

@@ -95,7 +95,11 @@ def schema() -> dict[str, Any]:
         "format": {"const": FORMAT},
         "version": {"const": VERSION},
         **properties,
-        "digest": {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "see the module"},
+        "digest": {
+            "type": "string",
+            "pattern": "^[0-9a-f]{64}$",
+            "description": "SHA-256 over the canonical JSON without this member",
+        },
     }
     generated["required"] = ["format", "version", *generated.get("required", []), "digest"]
     generated["title"] = "asyncbackup manifest"

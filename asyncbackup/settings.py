@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     dump_globals: bool = _default("true")
     """Whether to back up each server's roles and tablespaces."""
     globals_passwords: bool = _default("false")
-    """Whether that includes the password hashes, which only a superuser can read."""
+    """Whether that includes the password hashes: a superuser can read them, and so can pg_read_all_data."""
     pg_bindirs: Annotated[tuple[Path, ...], units.from_text(units.parse_folders)] = _default("")
     """More folders with PostgreSQL clients, with colons between them; they are looked into first."""
     shutdown_grace: units.Seconds = _default("8s")

@@ -10,6 +10,7 @@ import pwd
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import asyncpg
 
@@ -27,7 +28,7 @@ SESSION = {
 }
 _NOT_INHERITED = {
     "PGAPPNAME", "PGCLIENTENCODING", "PGDATABASE", "PGDATESTYLE", "PGGEQO", "PGHOST", "PGHOSTADDR",
-    "PGOPTIONS", "PGPASSWORD", "PGPORT", "PGTZ", "PGUSER",
+    "PGOPTIONS", "PGPASSWORD", "PGPORT", "PGTZ",
 }  # fmt: skip
 _INHERITED = {"HOME", "PATH", "LD_LIBRARY_PATH", "KRB5CCNAME", "KRB5_CONFIG", "SSL_CERT_FILE", "SSL_CERT_DIR"}
 _MEMFD_MODE = 0o600
@@ -57,14 +58,17 @@ def endpoint(
 ) -> Endpoint:
     """Complete the configured credentials by libpq's own rules.
 
-    PGPASSWORD counts, but goes to children in a passfile like every other password. Raises
-    AccessError when there is no user name at all.
+    PGPASSWORD counts, but goes to children in a passfile like every other password. With PGSERVICE, what
+    the configuration leaves open is the service file's to say. Raises AccessError when there is no user
+    name at all.
     """
     password = credentials.password
     if password is None and environ.get("PGPASSWORD"):
         password = Secret(environ["PGPASSWORD"])
-    user = credentials.user or environ.get("PGUSER") or None
+    user = credentials.user
     if user is None and not environ.get("PGSERVICE"):
+        user = environ.get("PGUSER")
+    if not user and not environ.get("PGSERVICE"):
         try:
             user = pwd.getpwuid(os.geteuid()).pw_name
         except KeyError:
@@ -136,6 +140,7 @@ def passfile(password: Secret | None) -> Iterator[tuple[dict[str, str], tuple[in
 @contextlib.asynccontextmanager
 async def connection(endpoint: Endpoint) -> AsyncIterator[_Connection]:
     """Connect by asyncpg for the length of the block; wrap in `mapped` what asks the server there."""
+    service = os.environ.get("PGSERVICE", "")
     root = os.environ.get("PGSSLROOTCERT", "")
     if tls_verified(os.environ) and root not in {"", "system"} and not os.path.exists(root):  # noqa: PTH110, ASYNC240
         raise AccessError(
@@ -145,6 +150,8 @@ async def connection(endpoint: Endpoint) -> AsyncIterator[_Connection]:
     with mapped(endpoint.spec):
         endpoint.spec.dbname.encode()  # asyncpg can say nothing else, and says so badly
         connected = await asyncpg.connect(
+            # asyncpg looks into a service file only when a DSN names the service.
+            f"postgresql://?service={quote(service)}" if service else None,
             host=endpoint.spec.host,
             port=endpoint.spec.port,
             database=endpoint.spec.dbname,
@@ -167,6 +174,8 @@ def tls_verified(environ: Mapping[str, str]) -> bool:
     """Whether libpq's variables make a remote server prove who it is."""
     return environ.get("PGSSLMODE") in {"verify-ca", "verify-full"}
 
+
+_TLS = "check PGSSLMODE, PGSSLROOTCERT, libpq's other variables, and the server's certificate"
 
 # The first that fits decides; what the server says is in the message.
 _MEANINGS: tuple[tuple[tuple[type[Exception], ...], type[AsyncbackupError], str], ...] = (
@@ -195,7 +204,7 @@ _MEANINGS: tuple[tuple[tuple[type[Exception], ...], type[AsyncbackupError], str]
     (
         (ssl.SSLError, asyncpg.ClientConfigurationError),
         AccessError,
-        "check PGSSLMODE, PGSSLROOTCERT, libpq's other variables, and the server's certificate",
+        _TLS,
     ),
     ((TimeoutError,), ConnectError, "check the network, or raise CONNECT_TIMEOUT"),
     ((OSError,), ConnectError, "check the host name, the port and that the server is running"),
@@ -210,8 +219,11 @@ def mapped(spec: DatabaseSpec) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        # A server without TLS, where PGSSLMODE demands it.
+        if isinstance(error, ConnectionError) and "SSL" in str(error):
+            raise AccessError(f"{spec}: {error}", hint=_TLS) from error
         for kinds, ours, hint in _MEANINGS:
             if isinstance(error, kinds):
-                said = str(error) or "no answer within the time allowed"
+                said = "; ".join(str(error).splitlines()) or "no answer within the time allowed"
                 raise ours(f"{spec}: {said}", hint=hint) from error
         raise

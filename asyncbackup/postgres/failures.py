@@ -61,6 +61,12 @@ _MEANINGS: tuple[tuple[str, type[AsyncbackupError], str], ...] = (
         "give the role BYPASSRLS: a dump under row security would lack rows",
     ),
     (
+        r"permission denied for large object",
+        AccessError,
+        "pg_read_all_data does not cover large objects: GRANT SELECT ON LARGE OBJECT, or set"
+        " lo_compat_privileges for the role",
+    ),
+    (
         r"permission denied|must be (owner|superuser)",
         AccessError,
         "grant the role pg_read_all_data (PostgreSQL 14 and newer), or membership in the owning roles",
