@@ -10,10 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from asyncbackup import conf, inventory, journey, locks, naming, retention
-from asyncbackup.errors import AsyncbackupError, ConnectError, Exit, LockedError
+from asyncbackup import conf, dbspec, inventory, journey, locks, naming, retention
+from asyncbackup.errors import AsyncbackupError, ConnectError, Exit, LockedError, StalledDumpError
 from asyncbackup.events import Events
-from asyncbackup.journey import Journey, Tools
 from asyncbackup.model import GLOBALS, DatabaseSpec, Outcome, Report, Status
 from asyncbackup.postgres import client as clients_of
 from asyncbackup.postgres import dump as dumps
@@ -21,10 +20,22 @@ from asyncbackup.settings import Settings, credentials
 from asyncbackup.stream import compressor
 from asyncbackup.survey import Fleet, survey
 from asyncbackup.threads import in_thread
+from asyncbackup.tools import Journey, Tools
 
 _PUBLISHING_AT_ONCE = 8
 """Backups that may be synced and published while the next ones are dumped: disks like company, and
 open files stay few."""
+
+
+_WARNINGS = 20
+"""What is kept and logged of a database's warnings; all of them stand in its manifest."""
+
+_INTERRUPTED = {
+    "error": "interrupted",
+    "category": "interrupted",
+    "hint": "nothing was published of it; the next run makes a new one",
+    "warnings": [],
+}
 
 
 @dataclass(slots=True)
@@ -65,9 +76,12 @@ async def run(
         ThreadPoolExecutor(_PUBLISHING_AT_ONCE, "file") as executor,
     ):
         clients = await clients_of.clients(
-            clients_of.bindirs(settings.pg_bindirs, environ.get("PATH", os.defpath))
+            clients_of.bindirs(settings.pg_bindirs, environ.get("PATH", os.defpath)),
+            environ.get("LD_LIBRARY_PATH", ""),
         )
         found = await in_thread(executor, inventory.scan, settings.backup_dir)
+        for folder in found.unreadable:
+            events.warning("folder.unreadable", path=str(folder), hint="another user's job has made it")
         fleet = await survey(settings, configured, environ, events, only)
         servers = tuple(dict.fromkeys(spec.server for spec in fleet.databases))
         globals_ = [DatabaseSpec(s.host, s.port, GLOBALS) for s in servers] if settings.dump_globals else []
@@ -83,7 +97,7 @@ async def run(
                 settings.weekly_backups,
                 settings.monthly_backups,
             ),
-            configured=known,
+            owners=naming.Owners.build(known, configured.patterns, dbspec.matches),
             cores=naming.cores(known),
             credentials=lambda spec: credentials(settings, spec),
             environ=environ,
@@ -91,8 +105,8 @@ async def run(
             limits=dumps.Limits(
                 lock_wait=settings.lock_wait_timeout,
                 stall=settings.dump_stall_timeout,
-                deadline=settings.backup_deadline,
             ),
+            deadline=settings.backup_deadline or None,
             compressor=compressor(settings.compression_level),
             clients=clients,
             doors=fleet.doors,
@@ -205,11 +219,15 @@ async def _attempt(under_way: Journey, tools: Tools, found: inventory.Inventory)
     events = tools.events.bind(host=spec.host, port=spec.port, dbname=spec.dbname or "@globals")
     events.emit("backup.started")
     try:
-        outcome = await journey.back_up(under_way, replace(tools, events=events), found)
+        async with asyncio.timeout(tools.deadline) as limit:
+            outcome = await journey.back_up(under_way, replace(tools, events=events), found)
+    except asyncio.CancelledError:
+        events.error("backup.failed", **_INTERRUPTED, stage=under_way.stage, seconds=_since(under_way))
+        raise
     except Exception as error:  # noqa: BLE001 - one database never stops another
         if isinstance(error, ConnectError):
             tools.unreachable.add(spec.server)
-        return _failed(under_way, error, events)
+        return _failed(under_way, _late(spec, tools, error) if limit.expired() else error, events)
     backup = outcome.backup
     if backup is not None and backup.manifest is not None:
         manifest = backup.manifest
@@ -222,10 +240,23 @@ async def _attempt(under_way: Journey, tools: Tools, found: inventory.Inventory)
             tables=manifest.table_count,
             server_version=manifest.server_version,
             pruned=len(outcome.removed),
-            warnings=list(outcome.warnings),
+            warnings=list(outcome.warnings[:_WARNINGS]),
             seconds=outcome.seconds,
         )
-    return outcome
+    return replace(outcome, warnings=outcome.warnings[:_WARNINGS])
+
+
+def _late(spec: DatabaseSpec, tools: Tools, error: Exception) -> StalledDumpError:
+    late = StalledDumpError(
+        f"{spec}: not done after {tools.deadline:g} s, and ended",
+        hint="raise BACKUP_DEADLINE, or find out what makes it slow",
+    )
+    late.__cause__ = error
+    return late
+
+
+def _since(under_way: Journey) -> float:
+    return round(time.monotonic() - under_way.started, 3)
 
 
 def _failed(under_way: Journey, error: Exception, events: Events) -> Outcome:
@@ -233,8 +264,8 @@ def _failed(under_way: Journey, error: Exception, events: Events) -> Outcome:
     outcome = Outcome(
         spec=under_way.spec,
         status=Status.LOCKED if isinstance(error, LockedError) else Status.FAILED,
-        seconds=round(time.monotonic() - under_way.started, 3),
-        warnings=tuple(under_way.warnings),
+        seconds=_since(under_way),
+        warnings=tuple(under_way.warnings[:_WARNINGS]),
         error=str(error) if ours else f"{under_way.spec}: {type(error).__name__}: {error}",
         category=error.category if isinstance(error, AsyncbackupError) else "bug",
         hint=error.hint if isinstance(error, AsyncbackupError) else "this is a defect: please report it",

@@ -1,29 +1,31 @@
 """One database's journey: facts → dump → compress and prove → publish → prune."""
 
 import contextlib
+import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
 from pathlib import Path
 
 import stamina
 
 from asyncbackup import __version__, inventory, locks, naming, prune, retention, volume
 from asyncbackup import manifest as manifests
-from asyncbackup.errors import AsyncbackupError, ConnectError, KilledDumpError, SnapshotLostError, SpaceError
-from asyncbackup.events import Events
+from asyncbackup.errors import (
+    AsyncbackupError,
+    BusyError,
+    ConnectError,
+    KilledDumpError,
+    SnapshotLostError,
+    SpaceError,
+)
 from asyncbackup.model import (
     Backup,
-    Credentials,
     DatabaseProperties,
     DatabaseSpec,
     Facts,
     Manifest,
     Outcome,
-    Policy,
-    Server,
     Status,
     StoredFile,
 )
@@ -31,61 +33,13 @@ from asyncbackup.postgres import dump as dumps
 from asyncbackup.postgres import facts as facts_of
 from asyncbackup.postgres.connect import Endpoint, endpoint
 from asyncbackup.postgres.versions import Client, below_floor, choose
-from asyncbackup.stream import Compressor, Progress
+from asyncbackup.stream import Progress
 from asyncbackup.threads import in_thread
+from asyncbackup.tools import Journey, Tools
 
 _CERTAINLY_SMALLER = 2  # no dump is expected to shrink below this part of the last one
 _LEAST_FREE = 1 << 20  # bytes; below it not even folders and manifests fit
 _LONGEST_PAUSE = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tools:
-    """All that a journey needs: decided before the first one begins, the same for all."""
-
-    root: Path
-    file_mode: int
-    lock_folder: Path
-    policy: Policy
-    configured: frozenset[DatabaseSpec]
-    cores: Mapping[DatabaseSpec, str]
-    credentials: Callable[[DatabaseSpec], Credentials]
-    environ: Mapping[str, str]
-    connect_timeout: float
-    limits: dumps.Limits
-    compressor: Compressor
-    clients: tuple[Client, ...]
-    doors: Mapping[Server, str]
-    """A database of each server that can be logged in to."""
-    retries: int
-    retry_delay: float
-    globals_passwords: bool
-    pumps: Executor
-    """A thread for each dump."""
-    executor: Executor
-    """Threads for short work on files, so that no pump waits for an fsync of another's."""
-    run_id: str
-    events: Events
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    warned: dict[Client, str] = field(default_factory=dict)
-    """Clients with known holes that were used, each told of once a run."""
-    unreachable: set[Server] = field(default_factory=set)
-    """Servers that a database was given up on in this run: their others are tried once, not for long."""
-
-
-@dataclass(slots=True)
-class Journey:
-    """A journey under way, for whoever watches it."""
-
-    spec: DatabaseSpec
-    size: int
-    """Bytes that the server reports; a dump's SQL is of that order."""
-    handover: Callable[[], Awaitable[None]]
-    """Called when the server has done its part: the next dump may begin while this one is published."""
-    stage: str = "waiting"
-    progress: Progress = field(default_factory=Progress)
-    started: float = field(default_factory=time.monotonic)
-    warnings: list[str] = field(default_factory=list)
 
 
 async def back_up(journey: Journey, tools: Tools, found: inventory.Inventory) -> Outcome:
@@ -93,7 +47,7 @@ async def back_up(journey: Journey, tools: Tools, found: inventory.Inventory) ->
     spec = journey.spec
     async with _lock(tools, spec):
         if found.partials or found.orphans:
-            swept = await in_thread(tools.executor, inventory.sweep, found, spec, tools.configured)
+            swept = await in_thread(tools.executor, inventory.sweep, found, spec, tools.owners)
             if swept:
                 tools.events.emit("leftovers.removed", files=[str(path) for path in swept])
         backup = await _until_it_succeeds(journey, tools, found)
@@ -124,7 +78,7 @@ async def _until_it_succeeds(journey: Journey, tools: Tools, found: inventory.In
             return False
         if isinstance(error, ConnectError) and journey.spec.server in tools.unreachable:
             return False
-        if isinstance(error, SnapshotLostError):
+        if isinstance(error, SnapshotLostError | BusyError):
             export = False
         if isinstance(error, KilledDumpError):
             kills += 1
@@ -158,11 +112,16 @@ async def _database(journey: Journey, tools: Tools, found: inventory.Inventory, 
     journey.stage = "connecting"
     at = _endpoint(spec, tools)
     async with contextlib.AsyncExitStack() as stack:
-        facts = await stack.enter_async_context(facts_of.snapshot(at, export=export))
-        client = _client(journey, tools, facts)
+        snapshot = await stack.enter_async_context(facts_of.snapshot(at, export=export))
+        client = _client(journey, tools, snapshot.facts)
         _check_space(journey, tools, found)
-        command = dumps.database_command(client, at, facts, tools.limits)
-        return await _write(journey, tools, command, at, client, facts, stack.aclose)
+        command = dumps.database_command(client, at, snapshot.facts, tools.limits)
+        on_flow = snapshot.end
+        if not export:
+            # The role or the server may have no second connection to spare.
+            await stack.aclose()
+            on_flow = _nothing
+        return await _write(journey, tools, command, at, client, snapshot.facts, on_flow)
 
 
 async def _globals(journey: Journey, tools: Tools) -> Backup:
@@ -170,11 +129,15 @@ async def _globals(journey: Journey, tools: Tools) -> Backup:
     server = journey.spec.server
     journey.stage = "connecting"
     at = _endpoint(DatabaseSpec(server.host, server.port, tools.doors.get(server, "postgres")), tools)
-    async with contextlib.AsyncExitStack() as stack:
-        facts = await stack.enter_async_context(facts_of.snapshot(at, export=False))
+    async with facts_of.snapshot(at, export=False) as snapshot:
+        facts = snapshot.facts
         client = _client(journey, tools, facts)
-        command = dumps.globals_command(client, at, tools.limits, passwords=tools.globals_passwords)
-        return await _write(journey, tools, command, at, client, facts, stack.aclose)
+    command = dumps.globals_command(client, at, tools.limits, passwords=tools.globals_passwords)
+    return await _write(journey, tools, command, at, client, facts, _nothing)
+
+
+async def _nothing() -> None:
+    """Do nothing, where there is no snapshot to end."""
 
 
 def _client(journey: Journey, tools: Tools, facts: Facts) -> Client:
@@ -195,19 +158,20 @@ def _client(journey: Journey, tools: Tools, facts: Facts) -> Client:
 
 def _check_space(journey: Journey, tools: Tools, found: inventory.Inventory) -> None:
     """Warn when it may not fit, and fail at once when it certainly cannot."""
-    free = volume.free_bytes(tools.root)
+    tools.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    free = shutil.disk_usage(tools.root).free
     entries = found.of({tools.cores[journey.spec]})
     last = max(entries, key=lambda entry: entry.stamp).bytes if entries else 0
-    if free < max(last // _CERTAINLY_SMALLER, _LEAST_FREE):
+    known = f"the last backup took {last}, the database has {journey.size}"
+    # A database may have lost most of its rows since, but no dump is larger than the database was then.
+    least = min(last // _CERTAINLY_SMALLER, journey.size or last)
+    if free < max(least, _LEAST_FREE):
         raise SpaceError(
-            f"{journey.spec}: {free} bytes are free in {tools.root}, the last backup took {last}",
+            f"{journey.spec}: {free} bytes are free in {tools.root}; {known}",
             hint="free some space, or lower the number of backups to keep",
         )
-    if free < (last or journey.size):
-        journey.warnings.append(
-            f"only {free} bytes are free in {tools.root}; "
-            + (f"the last backup took {last}" if last else f"the database has {journey.size}")
-        )
+    if free < max(last, journey.size):
+        journey.warnings.append(f"only {free} bytes are free in {tools.root}; {known}")
 
 
 async def _write(
@@ -217,7 +181,7 @@ async def _write(
     at: Endpoint,
     client: Client,
     facts: Facts,
-    release_snapshot: Callable[[], Awaitable[None]],
+    on_flow: Callable[[], Awaitable[None]],
 ) -> Backup:
     """Dump into a partial file, and publish it once everything about it is known to be good."""
     spec, core = journey.spec, tools.cores[journey.spec]
@@ -237,7 +201,7 @@ async def _write(
             progress=journey.progress,
             limits=tools.limits,
             executor=tools.pumps,
-            on_flow=release_snapshot,
+            on_flow=on_flow,
         )
         journey.stage = "publishing"
         await journey.handover()
@@ -336,11 +300,16 @@ async def _prune(
         return ()
 
     def work() -> prune.Removal:
-        older = inventory.series(found, spec, tools.configured)
+        older = inventory.series(found, spec, tools.owners)
         plan = retention.plan((backup, *older), tools.policy, tools.now())
         return prune.carry_out(plan, tools.root, tools.lock_folder, tools.run_id)
 
-    removal = await in_thread(tools.executor, work)
+    try:
+        removal = await in_thread(tools.executor, work)
+    except Exception as error:  # noqa: BLE001 - the backup is good, whatever happens to older ones
+        journey.warnings.append(f"older backups were not pruned: {error}")
+        tools.events.warning("prune.failed", error=str(error))
+        return ()
     for path in removal.removed:
         tools.events.emit("backup.pruned", path=str(path))
     journey.warnings += removal.problems

@@ -5,9 +5,7 @@ kernel releases it when its holder dies, whatever way. On NFS, Linux carries it 
 """
 
 import contextlib
-import errno
 import fcntl
-import hashlib
 import json
 import os
 import socket
@@ -19,15 +17,14 @@ from pathlib import Path
 from asyncbackup.errors import LockedError, StorageError
 
 _POLL = 0.05  # seconds
-_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 def folder(root: Path, lock_dir: Path | None) -> Path:
-    """Return where lock files lie: in `LOCK_DIR`, else in the backup directory itself."""
-    if lock_dir is None:
-        return root / ".asyncbackup"
-    # Several backup directories may share one lock folder.
-    return lock_dir / hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    """Return where lock files lie: in `LOCK_DIR`, else in the backup directory itself.
+
+    One lock folder belongs to one volume, under whatever paths its jobs have mounted it.
+    """
+    return root / ".asyncbackup" if lock_dir is None else lock_dir
 
 
 @contextlib.contextmanager
@@ -54,24 +51,21 @@ def hold(lock_folder: Path, name: str, what: str, run_id: str, *, wait: float = 
             "run_id": run_id,
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(holder).encode() + b"\n", 0)
+        # A courtesy to whoever comes second; pruning must work on a full disk, too.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(holder).encode() + b"\n", 0)
         yield
     finally:
         os.close(descriptor)
 
 
 def claim(descriptor: int) -> bool:
-    """Lock a file for as long as it stays open; False when another run holds it.
-
-    Where the file system cannot lock, nobody is known to hold anything.
-    """
+    """Lock a file for as long as it stays open; False when another run holds it, or nobody can tell."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
     except OSError:
-        return True
+        return False
     return True
 
 
@@ -87,12 +81,10 @@ def _acquire(descriptor: int, path: Path, what: str, deadline: float) -> None:
                 ) from None
             time.sleep(_POLL)
         except OSError as error:
-            if error.errno in _UNSUPPORTED:
-                raise StorageError(
-                    f"the file system of {path} cannot lock files: {error.strerror}",
-                    hint="set LOCK_DIR to a local folder that all jobs on this volume share",
-                ) from error
-            raise
+            raise StorageError(
+                f"the file system of {path} cannot lock files: {error.strerror}",
+                hint="set LOCK_DIR to a local folder that all jobs on this volume share",
+            ) from error
         else:
             return
 

@@ -66,7 +66,7 @@ async def spawn(
     """
     try:
         process = await asyncio.create_subprocess_exec(
-            *(str(part) for part in argv),
+            *(str(part).encode("utf-8", "surrogateescape") for part in argv),  # whatever our locale is
             env=dict(env),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=stdout,

@@ -1,11 +1,12 @@
 """Removing what retention does not keep: only certain files, data first, and empty folders after."""
 
 import contextlib
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from asyncbackup import locks, naming
+from asyncbackup import locks, naming, volume
 from asyncbackup.errors import StorageError
 from asyncbackup.model import Backup, Plan
 
@@ -38,9 +39,12 @@ def remove(backups: Collection[Backup], root: Path, lock_folder: Path, run_id: s
     with locks.hold(lock_folder, "@folder", f"the backup directory {root}", run_id, wait=_WAIT):
         for backup in backups:
             try:
-                backup.path.unlink(missing_ok=True)
-                for suffix in (naming.MANIFEST, naming.RECORD):
-                    backup.path.with_name(backup.path.name + suffix).unlink(missing_ok=True)
+                with volume.existing(root, backup.path.parent) as folder:
+                    for suffix in ("", naming.MANIFEST, naming.RECORD):
+                        with contextlib.suppress(FileNotFoundError):
+                            os.unlink(backup.path.name + suffix, dir_fd=folder)
+            except FileNotFoundError:
+                pass  # another job has removed it, folder and all
             except OSError as error:
                 problems.append(f"cannot remove {backup.path}: {error.strerror}")
                 continue

@@ -36,7 +36,7 @@ _ISAL_LEVELS = 3
 MARK = b"asyncbackup "
 """Begins the comment in the gzip header of every file of ours, finished or not."""
 
-_HEADER = b"\x1f\x8b\x08\x10" + bytes(4) + b"\x00\x03" + MARK + __version__.encode() + b"\0"
+HEADER = b"\x1f\x8b\x08\x10" + bytes(4) + b"\x00\x03" + MARK + __version__.encode() + b"\0"
 
 
 class Deflate(Protocol):
@@ -111,7 +111,7 @@ def _pump(source: FileIO, target: FileIO, compressor: Compressor, progress: Prog
         return len(block)
 
     # The mark goes out first: whoever finds the file after a crash can tell whose it is.
-    written += write(_HEADER)
+    written += write(HEADER)
     pending: list[bytes] = []
     pending_bytes = 0
     while filled := _fill(source, view, progress):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from asyncbackup import conf
-from asyncbackup.errors import AsyncbackupError, ConnectError, DatabaseMissingError
+from asyncbackup.errors import AccessError, AsyncbackupError, ConnectError, DatabaseMissingError
 from asyncbackup.events import Events
 from asyncbackup.model import DatabaseSpec, Outcome, Server, Status
 from asyncbackup.postgres import facts as facts_of
@@ -42,8 +42,11 @@ async def survey(
 
     async def ask(server: Server) -> facts_of.Overview | AsyncbackupError:
         async with at_once:
-            names = [spec.dbname for spec in literal if spec.server == server][:1]
-            return await _overview(settings, environ, server, (*names, *_MAINTENANCE))
+            names = [spec.dbname for spec in literal if spec.server == server]
+            try:
+                return await _overview(settings, environ, server, (*names, *_MAINTENANCE))
+            except Exception as error:  # noqa: BLE001 - one server never stops the others
+                return AsyncbackupError(f"{server}: {type(error).__name__}: {error}")
 
     answers = dict(zip(servers, await asyncio.gather(*map(ask, servers)), strict=True))
     sizes: dict[DatabaseSpec, int] = {}
@@ -60,6 +63,14 @@ async def survey(
         if isinstance(answer, facts_of.Overview):
             names[server] = list(answer.sizes)
             sizes |= {DatabaseSpec(server.host, server.port, name): n for name, n in answer.sizes.items()}
+            if server in wild and answer.closed:
+                events.warning(
+                    "databases.skipped",
+                    host=server.host,
+                    port=server.port,
+                    databases=list(answer.closed),
+                    hint="the role may not connect to them: GRANT CONNECT, or exclude them by name",
+                )
         elif server in wild:
             failed.append(_unanswered(server, answer, events))
     databases = (
@@ -81,8 +92,8 @@ async def _overview(
         try:
             at = endpoint(spec, credentials(settings, spec), environ, settings.connect_timeout)
             return await facts_of.overview(at)
-        except DatabaseMissingError as error:
-            problem = problem or error
+        except (DatabaseMissingError, AccessError) as error:
+            problem = problem or error  # another of its databases may let us in
         except AsyncbackupError as error:
             return error
     assert problem is not None  # noqa: S101 - there is at least one name to try

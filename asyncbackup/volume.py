@@ -18,9 +18,11 @@ from asyncbackup import locks, naming
 from asyncbackup import manifest as manifests
 from asyncbackup.errors import StorageError
 from asyncbackup.model import Manifest, Tier
+from asyncbackup.stream import HEADER
 
 _ONE_SECOND = timedelta(seconds=1)
 _TRIES = 5
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
@@ -40,6 +42,8 @@ class Partial:
     folder: Folder
     name: str
     file: FileIO
+    guard: int
+    """A second descriptor, which holds the lock that tells others that we live."""
 
 
 def _fail(what: str, path: Path | str, error: OSError) -> StorageError:
@@ -79,7 +83,10 @@ def open_folder(root: Path, names: tuple[str, ...], *, file_mode: int = 0o600) -
     folder_mode = 0o750 if file_mode & 0o040 else 0o700
     path = root.joinpath(*names)
     try:
-        descriptor = _descend(root, names, folder_mode)
+        try:
+            descriptor = _descend(root, names, folder_mode)
+        except FileNotFoundError:  # another job has just removed it as empty
+            descriptor = _descend(root, names, folder_mode)
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.ENOTDIR}:
             raise StorageError(
@@ -91,6 +98,21 @@ def open_folder(root: Path, names: tuple[str, ...], *, file_mode: int = 0o600) -
         yield Folder(path=path, descriptor=descriptor, file_mode=file_mode)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def existing(root: Path, path: Path) -> Iterator[int]:
+    """Open a folder below the root, following no link on the way; raises OSError."""
+    flags = os.O_RDONLY | os.O_DIRECTORY
+    current = os.open(root, flags)
+    try:
+        for name in path.relative_to(root).parts:
+            below = os.open(name, flags | os.O_NOFOLLOW, dir_fd=current)
+            os.close(current)
+            current = below
+        yield current
+    finally:
+        os.close(current)
 
 
 def _descend(root: Path, names: tuple[str, ...], mode: int) -> int:
@@ -132,7 +154,8 @@ def partial(folder: Folder, core: str, when: datetime) -> Iterator[Partial]:
     for later in range(_TRIES):
         name = naming.backup_name(core, when + later * _ONE_SECOND) + naming.PARTIAL
         try:
-            descriptor = os.open(name, _CREATE, folder.file_mode, dir_fd=folder.descriptor)
+            flags = _CREATE & ~os.O_WRONLY | os.O_RDWR  # its beginning is read again before it is published
+            descriptor = os.open(name, flags, folder.file_mode, dir_fd=folder.descriptor)
         except FileExistsError:
             continue
         except OSError as error:
@@ -143,13 +166,13 @@ def partial(folder: Folder, core: str, when: datetime) -> Iterator[Partial]:
             f"{folder.path / name} and the seconds after it are taken",
             hint="another tool seems to write backups of this database at this moment",
         )
-    file = FileIO(descriptor, "w")
+    file = FileIO(descriptor, "r+")
     # The lock lasts as long as any copy of the descriptor: whoever sweeps can tell that we live.
     guard = os.dup(descriptor)
     locks.claim(guard)
     try:
         os.fchmod(descriptor, folder.file_mode)
-        yield Partial(folder=folder, name=name, file=file)
+        yield Partial(folder=folder, name=name, file=file, guard=guard)
     finally:
         with contextlib.suppress(OSError):  # whoever wrote to it has closed it, and looked at the result
             file.close()
@@ -178,23 +201,27 @@ def publish(
     try:
         manifest = describe(name)
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with os.fdopen(descriptor, "wb", closefd=False) as file:
                 file.write(manifests.to_json(manifest))
                 file.flush()
-                os.fchmod(file.fileno(), folder.file_mode)
-                os.fsync(file.fileno())
+                os.fchmod(descriptor, folder.file_mode)
+                os.fsync(descriptor)
             _sync_folder(folder.descriptor)
-            os.rename(partial.name, name, src_dir_fd=folder.descriptor, dst_dir_fd=folder.descriptor)
+            _check_content(partial, manifest.file.bytes)
+            _commit(folder, partial.name, name)
             committed = True
             _sync_folder(folder.descriptor)
+            _check_place(folder, name, partial.guard)
+            _check_place(folder, name + naming.MANIFEST, descriptor)
         except OSError as error:
             raise _fail("publish", folder.path / name, error) from error
-        _check_place(folder, name)
     except BaseException:
         for leftover in (name, name + naming.MANIFEST) if committed else (name + naming.MANIFEST,):
             with contextlib.suppress(OSError):
                 os.unlink(leftover, dir_fd=folder.descriptor)
         raise
+    finally:
+        os.close(descriptor)
     return folder.path / name, manifest
 
 
@@ -208,24 +235,56 @@ def _reserve(folder: Folder, core: str, when: datetime) -> tuple[str, int]:
             continue
         except OSError as error:
             raise _fail("create", folder.path / (name + naming.MANIFEST), error) from error
+        failure: StorageError | None = None
         try:
             os.stat(name, dir_fd=folder.descriptor, follow_symlinks=False)
         except FileNotFoundError:
             return name, descriptor
-        # A file without a manifest has the name already: the bash tool's, of the same second.
+        except OSError as error:
+            failure = _fail("look for", folder.path / name, error)
+        # Otherwise it is taken by a file without a manifest: the bash tool's, of the same second.
         os.close(descriptor)
         os.unlink(name + naming.MANIFEST, dir_fd=folder.descriptor)
+        if failure:
+            raise failure
         when += _ONE_SECOND
 
 
-def _check_place(folder: Folder, name: str) -> None:
+def _check_content(partial: Partial, expected: int) -> None:
+    """Make sure that the file is ours alone, from its first byte to its last."""
+    name, folder = partial.name, partial.folder
+    size = os.fstat(partial.guard).st_size
+    if size != expected:
+        raise StorageError(
+            f"{folder.path / name} has {size} bytes, and {expected} were written",
+            hint="the volume lost data without an error: do not trust it before it was checked",
+        )
+    _check_place(folder, name, partial.guard)
+    if os.pread(partial.guard, len(HEADER), 0) != HEADER:
+        raise StorageError(
+            f"something else wrote to {folder.path / name} while we did",
+            hint="another tool backs up the same database to the same folder: stop one of them",
+        )
+
+
+def _commit(folder: Folder, partial: str, name: str) -> None:
+    """Give the file its final name, which nothing else may have, not even since we looked."""
+    at = {"src_dir_fd": folder.descriptor, "dst_dir_fd": folder.descriptor}
     try:
-        there = (folder.path / name).lstat()
+        os.link(partial, name, **at, follow_symlinks=False)
     except OSError as error:
-        raise _fail("find again", folder.path / name, error) from error
-    here = os.stat(name, dir_fd=folder.descriptor, follow_symlinks=False)
+        if error.errno not in _NO_LINKS:
+            raise
+        os.rename(partial, name, **at)  # noqa: PTH104 - by the folder's descriptor
+    else:
+        os.unlink(partial, dir_fd=folder.descriptor)
+
+
+def _check_place(folder: Folder, name: str, descriptor: int) -> None:
+    """Make sure that the path leads to this very file."""
+    here, there = os.fstat(descriptor), (folder.path / name).lstat()
     if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
         raise StorageError(
-            f"the folder {folder.path} was replaced while the dump was written into it",
-            hint="find out who moved it; the backup was thrown away",
+            f"{folder.path / name} is not the file that was written: it or its folder was replaced",
+            hint="find out who else works in that folder; the backup was thrown away",
         )

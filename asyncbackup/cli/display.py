@@ -14,7 +14,7 @@ from rich.text import Text
 from asyncbackup.backup import Board
 from asyncbackup.cli import text
 from asyncbackup.events import Event, Level, Sink
-from asyncbackup.journey import Journey
+from asyncbackup.tools import Journey
 from asyncbackup.model import DatabaseSpec, Status
 
 _PAUSE = 1 / 8  # seconds between two pictures

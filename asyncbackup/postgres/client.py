@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable
 from importlib.util import find_spec
+from io import FileIO
 from pathlib import Path
 
 from asyncbackup.errors import ClientError
@@ -18,6 +19,8 @@ _LAYOUTS = (
     ("/opt", "postgresql*/bin"),
     ("/usr/local", "pgsql*/bin"),  # built from source
 )
+_PATIENCE = 10.0  # seconds
+_LINE = 1000  # bytes; a pipe holds as much
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)\.(\d+)")
 
 
@@ -41,22 +44,24 @@ def bindirs(extra: Iterable[Path], path: str) -> tuple[Path, ...]:
     return tuple(real.values())
 
 
-async def clients(folders: Iterable[Path]) -> tuple[Client, ...]:
+async def clients(folders: Iterable[Path], library_path: str = "") -> tuple[Client, ...]:
     """Ask each folder's pg_dump for its version; one that cannot run is left out."""
-    found = await asyncio.gather(*(_client(folder) for folder in folders))
+    found = await asyncio.gather(*(_client(folder, library_path) for folder in folders))
     return tuple(client for client in found if client)
 
 
-async def _client(folder: Path) -> Client | None:
+async def _client(folder: Path, library_path: str) -> Client | None:
     reader, writer = os.pipe()
-    try:
-        async with spawn([folder / "pg_dump", "--version"], env={"LC_ALL": "C"}, stdout=writer) as child:
-            await child.wait()
-            said = os.read(reader, 1000).decode("utf-8", "replace") if child.process.returncode == 0 else ""
-    except ClientError:
-        return None
-    finally:
-        os.close(reader)
-        os.close(writer)
+    env = {"LC_ALL": "C", "LD_LIBRARY_PATH": library_path} if library_path else {"LC_ALL": "C"}
+    with FileIO(reader, "r") as source, FileIO(writer, "w") as sink:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                async with spawn([folder / "pg_dump", "--version"], env=env, stdout=sink) as child:
+                    sink.close()
+                    if await child.wait() != 0:
+                        return None
+        except (ClientError, TimeoutError):
+            return None
+        said = (source.read(_LINE) or b"").decode("utf-8", "replace")
     match = _VERSION.search(said)
     return Client(bindir=folder, version=PgVersion(int(match[1]), int(match[2]))) if match else None

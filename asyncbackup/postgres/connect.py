@@ -26,16 +26,22 @@ SESSION = {
     "bytea_output": "hex",
     "standard_conforming_strings": "on",
 }
-_NOT_INHERITED = {
-    "PGAPPNAME", "PGCLIENTENCODING", "PGDATABASE", "PGDATESTYLE", "PGGEQO", "PGHOST", "PGHOSTADDR",
-    "PGOPTIONS", "PGPASSWORD", "PGPORT", "PGTZ",
+# libpq's variables (PostgreSQL documentation, Environment Variables) less those that are decided here; a
+# password of ours may begin with PG, too, when a host does.
+_INHERITED = {
+    "PGCHANNELBINDING", "PGGSSDELEGATION", "PGGSSENCMODE", "PGGSSLIB", "PGKRBSRVNAME", "PGLOADBALANCEHOSTS",
+    "PGLOCALEDIR", "PGMAXPROTOCOLVERSION", "PGMINPROTOCOLVERSION", "PGPASSFILE", "PGREQUIREAUTH",
+    "PGREQUIREPEER", "PGREQUIRESSL", "PGSERVICE", "PGSERVICEFILE", "PGSSLCERT", "PGSSLCERTMODE",
+    "PGSSLCOMPRESSION", "PGSSLCRL", "PGSSLCRLDIR", "PGSSLKEY", "PGSSLMAXPROTOCOLVERSION",
+    "PGSSLMINPROTOCOLVERSION", "PGSSLMODE", "PGSSLNEGOTIATION", "PGSSLROOTCERT", "PGSSLSNI", "PGSYSCONFDIR",
+    "PGTARGETSESSIONATTRS", "PGUSER",
+    "HOME", "PATH", "LD_LIBRARY_PATH", "KRB5CCNAME", "KRB5_CONFIG", "SSL_CERT_FILE", "SSL_CERT_DIR",
 }  # fmt: skip
-_INHERITED = {"HOME", "PATH", "LD_LIBRARY_PATH", "KRB5CCNAME", "KRB5_CONFIG", "SSL_CERT_FILE", "SSL_CERT_DIR"}
 _MEMFD_MODE = 0o600
 _ANSWER = 120.0  # seconds; the catalogs of 100,000 tables are counted in a few
 JIT_SINCE = 11
 
-_Connection = asyncpg.Connection  # asyncpg-stubs make it generic, the class itself is not
+Connection = asyncpg.Connection  # asyncpg-stubs make it generic, the class itself is not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,21 +102,18 @@ def conninfo(endpoint: Endpoint) -> str:
         "keepalives_interval": "2",
         "keepalives_count": "3",
     }
-    return " ".join(f"{name}={_quote(value)}" for name, value in parameters.items() if value is not None)
+    return " ".join(f"{name}={quoted(value)}" for name, value in parameters.items() if value is not None)
 
 
-def _quote(value: str) -> str:
+def quoted(value: str) -> str:
+    """Return a value as it stands in a connection string."""
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 
 
 def child_environment(environ: Mapping[str, str], *, jit: bool) -> dict[str, str]:
     """Return the environment of a client program: libpq's variables, and no secret of ours."""
-    env = {
-        name: value
-        for name, value in environ.items()
-        if name in _INHERITED or (name.startswith("PG") and name not in _NOT_INHERITED)
-    }
+    env = {name: value for name, value in environ.items() if name in _INHERITED}
     settings = {**SESSION, "jit": "off"} if jit else SESSION
     env["PGOPTIONS"] = " ".join(f"-c {name}={value}" for name, value in settings.items())
     env["LC_ALL"] = "C"  # so that their messages can be told apart
@@ -127,6 +130,8 @@ def passfile(password: Secret | None) -> Iterator[tuple[dict[str, str], tuple[in
     if password is None:
         yield {}, ()
         return
+    if "\n" in password.reveal():
+        raise AccessError("a password holds a line end, which no password file can carry", hint="change it")
     escaped = password.reveal().replace("\\", "\\\\").replace(":", "\\:")
     descriptor = os.memfd_create("passfile")
     try:
@@ -138,7 +143,7 @@ def passfile(password: Secret | None) -> Iterator[tuple[dict[str, str], tuple[in
 
 
 @contextlib.asynccontextmanager
-async def connection(endpoint: Endpoint) -> AsyncIterator[_Connection]:
+async def connection(endpoint: Endpoint) -> AsyncIterator[Connection]:
     """Connect by asyncpg for the length of the block; wrap in `mapped` what asks the server there."""
     service = os.environ.get("PGSERVICE", "")
     root = os.environ.get("PGSSLROOTCERT", "")

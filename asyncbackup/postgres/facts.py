@@ -9,10 +9,12 @@ from typing import Any
 import asyncpg
 
 from asyncbackup import statements
+from asyncbackup.errors import ClientError, TransientDumpError
 from asyncbackup.model import DatabaseProperties, Extension, Facts, PgVersion
-from asyncbackup.postgres.connect import JIT_SINCE, Endpoint, connection, mapped
+from asyncbackup.postgres.connect import JIT_SINCE, Connection, Endpoint, connection, mapped
 
 FIRST_MODERN = 10
+OLDEST = PgVersion(11, 0)
 TRANSACTION_TIMEOUT_SINCE = 17
 _LIBC = "c"
 _PROVIDERS = {"i": "icu", _LIBC: "libc", "b": "builtin"}
@@ -89,6 +91,11 @@ FROM pg_database d WHERE d.datname = current_database()
 _SESSION = (
     "SET search_path = pg_catalog; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0"
 )
+_FILES = """
+SELECT oid, relfilenode, replace(relname, chr(92), chr(92) || chr(92))::bytea
+FROM pg_class WHERE relkind IN ('r', 'm') AND oid >= 16384
+"""
+_NAMES = 5
 _BEGIN = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
 # Names come as the bytes that they are: a database of another encoding may have made some that are
@@ -96,7 +103,8 @@ _BEGIN = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _OVERVIEW = """
 SELECT replace(datname, chr(92), chr(92) || chr(92))::bytea,
   CASE WHEN has_database_privilege(oid, 'CONNECT') THEN pg_database_size(oid) END
-FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname
+FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate AND datconnlimit <> -2
+ORDER BY datname
 """
 
 
@@ -108,6 +116,8 @@ class Overview:
     """The database that it was asked in, which can therefore be logged in to."""
     server_version: PgVersion
     sizes: dict[str, int]
+    closed: tuple[str, ...]
+    """Databases that the role may not connect to."""
 
 
 def _version(reported: asyncpg.ServerVersion) -> PgVersion:
@@ -120,16 +130,50 @@ async def overview(endpoint: Endpoint) -> Overview:
     async with connection(endpoint) as connected:
         version = _version(connected.get_server_version())
         with mapped(endpoint.spec):
+            await connected.execute("SET statement_timeout = 0")
             rows = await connected.fetch(_OVERVIEW)
     return Overview(
         dbname=endpoint.spec.dbname,
         server_version=version,
-        sizes={row[0].decode("utf-8", "surrogateescape"): row[1] or 0 for row in rows},
+        sizes={row[0].decode("utf-8", "surrogateescape"): row[1] for row in rows if row[1] is not None},
+        closed=tuple(row[0].decode("utf-8", "replace") for row in rows if row[1] is None),
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A database's facts, and the open transaction in which they are true."""
+
+    facts: Facts
+    endpoint: Endpoint
+    connected: Connection
+
+    async def end(self) -> None:
+        """End the transaction, and make sure that no table was rewritten while pg_dump took it over.
+
+        Call it when pg_dump holds its locks. TRUNCATE and some forms of ALTER TABLE are not safe for
+        snapshots that are older: such a table would be dumped as empty, without any error
+        (PostgreSQL documentation, MVCC Caveats). Raises TransientDumpError, naming the tables.
+        """
+        if any(kind in self.facts.object_counts for kind in ("pg_class.r", "pg_class.m")):
+            with mapped(self.endpoint.spec):
+                before = {row[0]: row[1] for row in await self.connected.fetch(_FILES)}
+                await self.connected.execute("COMMIT")
+                after = await self.connected.fetch(_FILES)
+            rewritten = [
+                row[2].decode("utf-8", "replace") for row in after if before.get(row[0], row[1]) != row[1]
+            ]
+            if rewritten:
+                raise TransientDumpError(
+                    f"{self.endpoint.spec}: rewritten (TRUNCATE, ALTER TABLE …) while the dump began, and "
+                    f"would have been dumped as empty: {', '.join(rewritten[:_NAMES])}",
+                    hint="this passes; if it does not, back up when nothing replaces whole tables",
+                )
+        self.connected.terminate()
+
+
 @contextlib.asynccontextmanager
-async def snapshot(endpoint: Endpoint, *, export: bool) -> AsyncIterator[Facts]:
+async def snapshot(endpoint: Endpoint, *, export: bool) -> AsyncIterator[Snapshot]:
     """Read a database's facts in a snapshot that stays open for the block, for pg_dump to take over.
 
     What the manifest says of roles, extensions and catalogs is then true of the very state that was
@@ -137,6 +181,11 @@ async def snapshot(endpoint: Endpoint, *, export: bool) -> AsyncIterator[Facts]:
     """
     async with connection(endpoint) as connected:
         version = _version(connected.get_server_version())
+        if version < OLDEST:
+            raise ClientError(
+                f"{endpoint.spec}: PostgreSQL {version} is older than {OLDEST.major}",
+                hint="dump it with a pg_dump of its own, or upgrade it",
+            )
         settings = [_SESSION]
         if version.major >= JIT_SINCE:
             settings.append("SET jit = off")
@@ -148,7 +197,8 @@ async def snapshot(endpoint: Endpoint, *, export: bool) -> AsyncIterator[Facts]:
             row = await connected.fetchrow(query)
         assert row is not None  # noqa: S101 - the database that answers is there
         # As the scanner reads the dump: SQL_ASCII, where bytes may be anything, as LATIN1.
-        yield _facts(json.loads(row[0].decode(statements.codec(row[1]), "surrogateescape")), version)
+        found = json.loads(row[0].decode(statements.codec(row[1]), "surrogateescape"))
+        yield Snapshot(facts=_facts(found, version), endpoint=endpoint, connected=connected)
 
 
 def _facts(found: dict[str, Any], version: PgVersion) -> Facts:

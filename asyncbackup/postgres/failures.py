@@ -35,6 +35,11 @@ _MEANINGS: tuple[tuple[str, type[AsyncbackupError], str], ...] = (
         "the standby cancelled it; raise max_standby_streaming_delay there, or set hot_standby_feedback",
     ),
     (
+        r"cache lookup failed|could not open relation with OID|relation .* does not exist",
+        TransientDumpError,
+        "something was dropped while it was dumped",
+    ),
+    (
         r"invalid snapshot identifier|could not import|snapshot .* does not exist|source process .* running",
         SnapshotLostError,
         "the address leads to more than one server; name one of them",
@@ -63,8 +68,7 @@ _MEANINGS: tuple[tuple[str, type[AsyncbackupError], str], ...] = (
     (
         r"permission denied for large object",
         AccessError,
-        "pg_read_all_data does not cover large objects: GRANT SELECT ON LARGE OBJECT, or set"
-        " lo_compat_privileges for the role",
+        "pg_read_all_data does not cover them: GRANT SELECT ON LARGE OBJECT, or set lo_compat_privileges",
     ),
     (
         r"permission denied|must be (owner|superuser)",

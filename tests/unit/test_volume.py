@@ -12,9 +12,10 @@ import pytest
 from asyncbackup import inventory, volume
 from asyncbackup.errors import StorageError
 from asyncbackup.model import Manifest, StoredFile, Tier
+from asyncbackup.stream import HEADER
 
 WHEN = datetime(2026, 3, 1, 12, 0, 0)  # noqa: DTZ001 - names carry local time
-DATA = b"data"
+DATA = HEADER + b"data"
 
 
 def manifest(name: str) -> Manifest:
@@ -109,14 +110,14 @@ def test_a_close_that_fails_is_not_lost(tmp_path: Path, monkeypatch: pytest.Monk
     assert everything(tmp_path) == []
 
 
-@pytest.mark.parametrize("operation", ["rename", "open"])
+@pytest.mark.parametrize("operation", ["link", "open"])
 def test_a_step_that_fails_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
     real: Any = getattr(os, operation)
 
     def refuse(path: Any, *args: Any, **kwargs: Any) -> Any:
-        if operation == "rename" or str(path).endswith(".json"):
+        if operation == "link" or str(path).endswith(".json"):
             raise OSError(errno.EROFS, "Read-only file system")
         return real(path, *args, **kwargs)
 
@@ -144,5 +145,35 @@ def test_a_folder_that_is_moved_away_meanwhile_is_noticed(tmp_path: Path) -> Non
         folder.path.rename(tmp_path / "moved")
         folder.path.mkdir()
         with pytest.raises(StorageError):
+            volume.publish(partial, "h-d", WHEN, manifest)
+    assert everything(tmp_path) == []
+
+
+def test_without_links_it_is_a_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert publish(tmp_path).read_bytes() == DATA
+    assert len(everything(tmp_path)) == 2
+
+
+def test_a_file_that_lost_data_is_not_published(tmp_path: Path) -> None:
+    names = volume.parts(Tier.DATED, WHEN)
+    with volume.open_folder(tmp_path, names) as folder, volume.partial(folder, "h-d", WHEN) as partial:
+        partial.file.write(DATA[:-1])
+        with pytest.raises(StorageError, match="were written"):
+            volume.publish(partial, "h-d", WHEN, manifest)
+    assert everything(tmp_path) == []
+
+
+def test_a_file_that_another_tool_writes_to_is_not_published(tmp_path: Path) -> None:
+    """As `gzip > name` does, when it begins in the same second."""
+    names = volume.parts(Tier.DATED, WHEN)
+    with volume.open_folder(tmp_path, names) as folder, volume.partial(folder, "h-d", WHEN) as partial:
+        partial.file.write(DATA[:10])
+        (folder.path / partial.name).write_bytes(b"")
+        partial.file.write(DATA[10:])
+        with pytest.raises(StorageError, match="something else wrote"):
             volume.publish(partial, "h-d", WHEN, manifest)
     assert everything(tmp_path) == []

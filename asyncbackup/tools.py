@@ -1,0 +1,66 @@
+"""What a journey carries with it: the tools that are the same for all, and where it stands."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from asyncbackup import naming
+from asyncbackup.events import Events
+from asyncbackup.model import Credentials, DatabaseSpec, Policy, Server
+from asyncbackup.postgres import dump as dumps
+from asyncbackup.postgres.versions import Client
+from asyncbackup.stream import Compressor, Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """All that a journey needs: decided before the first one begins, the same for all."""
+
+    root: Path
+    file_mode: int
+    lock_folder: Path
+    policy: Policy
+    owners: naming.Owners
+    cores: Mapping[DatabaseSpec, str]
+    credentials: Callable[[DatabaseSpec], Credentials]
+    environ: Mapping[str, str]
+    connect_timeout: float
+    limits: dumps.Limits
+    deadline: float | None
+    """Seconds that one database may take, tries and pauses and all."""
+    compressor: Compressor
+    clients: tuple[Client, ...]
+    doors: Mapping[Server, str]
+    """A database of each server that can be logged in to."""
+    retries: int
+    retry_delay: float
+    globals_passwords: bool
+    pumps: Executor
+    """A thread for each dump."""
+    executor: Executor
+    """Threads for short work on files, so that no pump waits for an fsync of another's."""
+    run_id: str
+    events: Events
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    warned: dict[Client, str] = field(default_factory=dict)
+    """Clients with known holes that were used, each told of once a run."""
+    unreachable: set[Server] = field(default_factory=set)
+    """Servers that a database was given up on in this run: their others are tried once, not for long."""
+
+
+@dataclass(slots=True)
+class Journey:
+    """A journey under way, for whoever watches it."""
+
+    spec: DatabaseSpec
+    size: int
+    """Bytes that the server reports; a dump's SQL is of that order."""
+    handover: Callable[[], Awaitable[None]]
+    """Called when the server has done its part: the next dump may begin while this one is published."""
+    stage: str = "waiting"
+    progress: Progress = field(default_factory=Progress)
+    started: float = field(default_factory=time.monotonic)
+    warnings: list[str] = field(default_factory=list)
