@@ -9,8 +9,8 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -161,11 +161,11 @@ def _read(path: Path, limit: int) -> bytes:
         os.close(descriptor)
 
 
-def load(entry: Entry, candidates: Iterable[DatabaseSpec]) -> Backup:
-    """Find out all that can be known of an entry without reading its data.
+def load(entry: Entry, owners: naming.Owners) -> Backup:
+    """Find out all that can be known of an entry, taken by itself, without reading its data.
 
-    `candidates` are the series that a file without a manifest could belong to. Such a file is the bash
-    tool's and counts as good, unless it bears our mark: then its manifest was lost, and it does not.
+    A file without a manifest is the bash tool's and counts as good, unless it bears our mark: then its
+    manifest was lost, and it does not. Whose it is, `owners` tells by its name, if that is certain.
     """
     taken_at = entry.stamp.astimezone(UTC)
     manifest, problem = None, ""
@@ -184,7 +184,7 @@ def load(entry: Entry, candidates: Iterable[DatabaseSpec]) -> Backup:
         taken_at = manifest.started_at
     elif not entry.bytes:
         problem = problem or "it is empty"
-    owners = (manifest.spec,) if manifest else naming.owners(entry.core, candidates)
+    whose = (manifest.spec,) if manifest else owners.of(entry.core)
     return Backup(
         path=entry.path,
         core=entry.core,
@@ -192,9 +192,27 @@ def load(entry: Entry, candidates: Iterable[DatabaseSpec]) -> Backup:
         taken_at=taken_at,
         bytes=entry.bytes,
         good=not problem,
-        spec=owners[0] if len(owners) == 1 else None,
+        spec=whose[0] if len(whose) == 1 else None,
         manifest=manifest,
         problem=problem,
+    )
+
+
+def load_all(inventory: Inventory, cores: Collection[str], owners: naming.Owners) -> tuple[Backup, ...]:
+    """Load the entries with these cores; the manifests of a core cast doubt on what has none there.
+
+    Where one names another series, that one has written such names, and the file may be its only one.
+    """
+    loaded = [load(entry, owners) for entry in inventory.of(cores)]
+    proven: dict[str, set[DatabaseSpec]] = {}
+    for backup in loaded:
+        if backup.manifest:
+            proven.setdefault(backup.core, set()).add(backup.manifest.spec)
+    return tuple(
+        backup
+        if backup.manifest or proven.get(backup.core, set()) <= {backup.spec}
+        else replace(backup, spec=None)
+        for backup in loaded
     )
 
 
@@ -203,15 +221,13 @@ def cores_of(spec: DatabaseSpec) -> frozenset[str]:
     return frozenset({naming.short_core(spec), naming.long_core(spec), naming.legacy_core(spec)})
 
 
-def series(
-    inventory: Inventory, spec: DatabaseSpec, configured: Collection[DatabaseSpec]
-) -> tuple[Backup, ...]:
+def series(inventory: Inventory, spec: DatabaseSpec, owners: naming.Owners) -> tuple[Backup, ...]:
     """Return the backups that are for certain those of one series, newest first."""
-    found = (load(entry, {spec, *configured}) for entry in inventory.of(cores_of(spec)))
+    found = load_all(inventory, cores_of(spec), owners)
     return tuple(sorted((b for b in found if b.spec == spec), key=lambda b: b.taken_at, reverse=True))
 
 
-def sweep(inventory: Inventory, spec: DatabaseSpec, configured: Collection[DatabaseSpec]) -> tuple[Path, ...]:
+def sweep(inventory: Inventory, spec: DatabaseSpec, owners: naming.Owners) -> tuple[Path, ...]:
     """Remove what a run of ours that was killed left of this series; call it under the series' lock.
 
     That is: partials that bear our mark and that nobody writes any more, and manifests of this series
@@ -220,7 +236,7 @@ def sweep(inventory: Inventory, spec: DatabaseSpec, configured: Collection[Datab
     removed = []
     for path in inventory.partials:
         parsed = naming.parse_name(path.name.removesuffix(naming.PARTIAL))
-        if parsed and _certain(parsed.core, spec, configured) and _abandoned(path):
+        if parsed and _certain(parsed.core, spec, inventory, owners) and _abandoned(path):
             removed.extend(_unlink(path))
     for path in inventory.orphans:
         data = path.with_name(path.name.removesuffix(naming.MANIFEST))
@@ -230,7 +246,7 @@ def sweep(inventory: Inventory, spec: DatabaseSpec, configured: Collection[Datab
         try:
             stale = read_manifest(data, brief=True).spec == spec
         except ManifestError:
-            stale = _torn(path) and _certain(parsed.core, spec, configured)
+            stale = _torn(path) and _certain(parsed.core, spec, inventory, owners)
         if stale:
             removed.extend(_unlink(path))
     return tuple(removed)
@@ -251,8 +267,12 @@ def _abandoned(partial: Path) -> bool:
         os.close(descriptor)
 
 
-def _certain(core: str, spec: DatabaseSpec, configured: Collection[DatabaseSpec]) -> bool:
-    return naming.owners(core, {spec, *configured}) == (spec,)
+def _certain(core: str, spec: DatabaseSpec, inventory: Inventory, owners: naming.Owners) -> bool:
+    """Whether what we left under this core, without a manifest that can be read, is of this series."""
+    if owners.of(core, ours=True) != (spec,):
+        return False
+    proven = (backup.manifest for backup in load_all(inventory, {core}, owners))
+    return all(manifest.spec == spec for manifest in proven if manifest)
 
 
 def _torn(path: Path) -> bool:

@@ -298,7 +298,7 @@ class Tier(StrEnum):
 class Backup:
     """A backup file in the backup directory.
 
-    `good` means: ours with a valid manifest, or written by the tool of old, which has none.
+    `good` means: ours with a valid manifest (`proven`), or written by the tool of old, which has none.
     `spec` is None where neither a manifest nor the name says for certain whose it is.
     """
 
@@ -311,6 +311,11 @@ class Backup:
     spec: DatabaseSpec | None = None
     manifest: Manifest | None = None
     problem: str = ""
+
+    @property
+    def proven(self) -> bool:
+        """Whether a valid manifest vouches for it."""
+        return self.good and self.manifest is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,12 +11,13 @@ system.
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, Self
 from urllib.parse import quote, unquote
 
-from asyncbackup.model import GLOBALS, GLOBALS_LABEL, DatabaseSpec
+from asyncbackup.model import GLOBALS, GLOBALS_LABEL, DatabasePattern, DatabaseSpec
 
 SUFFIX = ".sql.gz"
 PARTIAL = ".in_progress"
@@ -65,9 +66,13 @@ def _dbname(spec: DatabaseSpec, extra: re.Pattern[str]) -> str:
     return GLOBALS_LABEL if spec.is_globals else _encode(spec.dbname, extra)
 
 
+def _short(spec: DatabaseSpec) -> str:
+    return f"{_encode(spec.host, _SHORT_EXTRA)}-{_dbname(spec, _SHORT_EXTRA)}"
+
+
 def short_core(spec: DatabaseSpec) -> str:
     """Return `<host>-<dbname>`, the name of old; not injective."""
-    return _fit(f"{_encode(spec.host, _SHORT_EXTRA)}-{_dbname(spec, _SHORT_EXTRA)}")
+    return _fit(_short(spec))
 
 
 def long_core(spec: DatabaseSpec) -> str:
@@ -131,17 +136,67 @@ def parse_long_core(core: str) -> DatabaseSpec | None:
     return spec if long_core(spec) == core else None
 
 
-def owners(core: str, candidates: Iterable[DatabaseSpec]) -> tuple[DatabaseSpec, ...]:
-    """Return every candidate series that a file of this core, having no manifest, could belong to.
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """Whose a file without a manifest can be: built once for a run, asked once for a file."""
 
-    More than one means that nobody can tell, and nothing may be removed on the strength of it.
+    by_core: Mapping[str, tuple[DatabaseSpec, ...]]
+    """The known series by every core that a file of theirs may carry."""
+    patterns: Mapping[str, tuple[DatabasePattern, ...]]
+    """By host. What a wildcard stands for is not known without its server, or was another thing before;
+    so it can cast doubt on a file, and never claim one. An exclusion, too, may be newer than the file.
     """
-    exact = parse_long_core(core)
-    if exact is not None:
-        return (exact,)
-    # A long core that had to be shortened cannot be read back, only compared.
-    return tuple(
-        spec
-        for spec in dict.fromkeys(candidates)
-        if core in {short_core(spec), long_core(spec), legacy_core(spec)}
-    )
+    matches: Callable[[str, str], bool]
+    """Whether a name fits a pattern, as the configuration reads it."""
+
+    @classmethod
+    def build(
+        cls,
+        specs: Iterable[DatabaseSpec],
+        patterns: Iterable[DatabasePattern],
+        matches: Callable[[str, str], bool],
+    ) -> Self:
+        """Return the owners among all series and patterns that a run knows of."""
+        by_core: dict[str, list[DatabaseSpec]] = {}
+        for spec in dict.fromkeys(specs):
+            for text in {short_core(spec), long_core(spec), legacy_core(spec)}:
+                by_core.setdefault(text, []).append(spec)
+        by_host: dict[str, list[DatabasePattern]] = {}
+        for pattern in patterns:
+            by_host.setdefault(pattern.host, []).append(pattern)
+        return cls(
+            by_core={text: tuple(found) for text, found in by_core.items()},
+            patterns={host: tuple(found) for host, found in by_host.items()},
+            matches=matches,
+        )
+
+    def of(self, core: str, *, ours: bool = False) -> tuple[DatabaseSpec, ...]:
+        """Return every series that a file of this core, having no manifest, could belong to.
+
+        None means that no known series claims it; more than one, that nobody can tell, and nothing may
+        be removed on the strength of it. What is `ours` does not bear a name as the bash tool wrote it.
+        """
+        exact = parse_long_core(core)
+        if exact is not None:
+            return (exact,)
+        # A core that had to be shortened cannot be read back, only compared.
+        found = self.by_core.get(core, ())
+        if ours:
+            found = tuple(spec for spec in found if core in {short_core(spec), long_core(spec)})
+        texts = {_short(spec) if core == short_core(spec) else core for spec in found}
+        rivals = [spec for text in sorted(texts) for spec in self._rivals(text, ours=ours)]
+        return tuple(dict.fromkeys([*found, *rivals]))
+
+    def _rivals(self, text: str, *, ours: bool) -> Iterator[DatabaseSpec]:
+        """Yield the series that a pattern could stand for, wherever host and name may part."""
+        for hyphen in re.finditer("-", text) if self.patterns else ():
+            host, name = text[: hyphen.start()], text[hyphen.end() :]
+            encoded = GLOBALS if name == GLOBALS_LABEL else unquote(name, errors="surrogateescape")
+            readings = {(unquote(host, errors="surrogateescape"), encoded, _short)}
+            if not ours:
+                readings.add((host, name, legacy_core))
+            for of_host, dbname, written in readings:
+                for pattern in self.patterns.get(of_host, ()):
+                    spec = DatabaseSpec(of_host, pattern.port, dbname)
+                    if (spec.is_globals or self.matches(pattern.pattern, dbname)) and written(spec) == text:
+                        yield spec

@@ -46,9 +46,12 @@ def tier(policy: Policy, when_local: datetime) -> Tier:
 def plan(backups: Iterable[Backup], policy: Policy, now: datetime) -> Plan:
     """Decide about all backups of one series, newest first; `now` is aware, as their times are.
 
-    - The newest N good backups of a tier stay, N by the policy; older good ones go. Equal times are
+    - The newest N proven backups of a tier stay, N by the policy; older proven ones go. Equal times are
       told apart by path.
-    - The newest good backup of the whole series stays, whatever the policy and the clock say.
+    - A good backup without a manifest stays while it is among the newest N good ones of its tier, but
+      takes no proven one's place: nobody knows what is in it.
+    - The newest good backup of the whole series stays, whatever the policy and the clock say; so does
+      the newest proven one.
     - A backup that is not good stays: its manifest may be all that is damaged, or of a newer version
       than this program reads. It takes no good one's place.
     - A backup from the future stays until the clock has caught up, and takes no place either: of
@@ -65,7 +68,7 @@ def plan(backups: Iterable[Backup], policy: Policy, now: datetime) -> Plan:
         raise ValueError(f"retention takes one series at a time, not {', '.join(sorted(map(str, series)))}")
 
     decisions: list[Decision] = []
-    rank = dict.fromkeys(Tier, 0)
+    of_good, of_proven = dict.fromkeys(Tier, 0), dict.fromkeys(Tier, 0)
     for backup in sorted(listed.values(), key=_order, reverse=True):
         if not backup.good:
             problem = backup.problem or "it has no valid manifest"
@@ -73,20 +76,26 @@ def plan(backups: Iterable[Backup], policy: Policy, now: datetime) -> Plan:
         elif _instant(backup.taken_at) > _instant(now) + CLOCK_SKEW:
             decisions.append(_keep(backup, "not counted, since its time lies in the future"))
         else:
-            newest = not any(rank.values())
-            rank[backup.tier] += 1
-            decisions.append(_decide(backup, policy.keep.get(backup.tier), rank[backup.tier], newest=newest))
+            rank = of_proven if backup.proven else of_good
+            newest = "good backup" if not any(of_good.values()) else ""
+            if backup.proven and not any(of_proven.values()):
+                newest = newest or "backup with a valid manifest"
+            of_good[backup.tier] += 1
+            of_proven[backup.tier] += backup.proven
+            decisions.append(_decide(backup, policy.keep.get(backup.tier), rank[backup.tier], newest))
     return Plan(decisions=tuple(decisions))
 
 
-def _decide(backup: Backup, count: int | None, rank: int, *, newest: bool) -> Decision:
-    """Decide about a good backup, the `rank`-th newest of its tier."""
+def _decide(backup: Backup, count: int | None, rank: int, newest: str) -> Decision:
+    """Decide about a good backup, the `rank`-th newest of its tier; `newest` is what it is the newest of."""
     if count is None:
         return _keep(backup, f"the backup strategy in use leaves {backup.tier} backups alone")
-    if rank <= count:
+    if rank <= count and backup.proven:
         return _keep(backup, f"{_ordinal(rank)} of {count} {backup.tier}")
+    if rank <= count:
+        return _keep(backup, f"among the newest {count} {backup.tier}; without a manifest, it is not counted")
     if newest:
-        return _keep(backup, "the newest good backup is never removed")
+        return _keep(backup, f"the newest {newest} is never removed")
     if count <= 0:
         return _remove(backup, f"no {backup.tier} backups are to be kept, and a newer good one exists")
     return _remove(backup, f"older than the newest {count} {backup.tier}")

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import stamina.instrumentation
 
-from asyncbackup import backup, conf, dbspec, inventory
+from asyncbackup import backup, conf, dbspec, inventory, naming
 from asyncbackup import settings as settings_of
 from asyncbackup.cli import logs, text
 from asyncbackup.errors import AsyncbackupError, DatabaseMissingError, Exit, StorageError, UsageError
@@ -280,9 +280,10 @@ def wants_display(session: Session) -> bool:
 def backups(session: Session, specs: tuple[DatabaseSpec, ...] = (), pattern: str = "") -> list[Backup]:
     """Return all backups, or those of these databases, sorted by database and newest first."""
     found = inventory.scan(session.settings.backup_dir)
-    configured = {*session.conf.databases, *specs}
-    loaded = [inventory.load(entry, configured) for entry in found.entries if pattern in str(entry.path)]
-    chosen = [b for b in loaded if not specs or b.spec in specs]
+    owners = naming.Owners.build([*session.conf.databases, *specs], session.conf.patterns, dbspec.matches)
+    cores = dict.fromkeys(entry.core for entry in found.entries if pattern in str(entry.path))
+    loaded = inventory.load_all(found, cores, owners)
+    chosen = [b for b in loaded if pattern in str(b.path) and (not specs or b.spec in specs)]
     chosen.sort(key=lambda b: b.taken_at, reverse=True)
     chosen.sort(key=lambda b: str(b.spec) if b.spec else b.core)
     return chosen

@@ -2,6 +2,9 @@
 
 import itertools
 import os
+import time
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -9,20 +12,21 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from asyncbackup.model import GLOBALS, DatabaseSpec
+from asyncbackup.dbspec import matches
+from asyncbackup.model import GLOBALS, DatabasePattern, DatabaseSpec
 from asyncbackup.naming import (
     MANIFEST,
     MAX_CORE,
     PARTIAL,
     RECORD,
     SUFFIX,
+    Owners,
     ParsedName,
     backup_name,
     core,
     cores,
     legacy_core,
     long_core,
-    owners,
     parse_long_core,
     parse_name,
     short_core,
@@ -44,11 +48,12 @@ any_name = st.binary(min_size=1, max_size=63).filter(lambda name: 0 not in name)
 any_host = st.sampled_from(HOSTS) | st.text("ab.-:/_@%~ A", min_size=1, max_size=80)
 any_port = st.integers(1, 65535)
 any_spec = st.builds(DatabaseSpec, any_host, any_port, any_name | st.just(GLOBALS))
+LONG_NAME = DatabaseSpec("db", 5432, "\u00e4" * 40)
 LONGEST = DatabaseSpec("h" * 253, 65535, "\udcff" * 63)
 # So few characters that series which could be mixed up come along all the time.
 close_text = st.text("aA-@%2D.", min_size=1, max_size=5)
 close_spec = st.builds(DatabaseSpec, close_text, st.sampled_from([1, 12]), close_text | st.just(GLOBALS))
-any_time = st.datetimes(datetime(1000, 1, 1), datetime(9999, 12, 31)).map(  # noqa: DTZ001
+any_time = st.datetimes(datetime(1970, 1, 1), datetime(9000, 12, 31)).map(  # noqa: DTZ001
     lambda when: when.replace(microsecond=0)
 )
 
@@ -57,6 +62,17 @@ def spec(line: str) -> DatabaseSpec:
     host, _, dbname = line.partition("/")
     host, _, port = host.partition(":")
     return DatabaseSpec(host, int(port or 5432), dbname)
+
+
+def pattern(line: str) -> DatabasePattern:
+    meant = spec(line.removeprefix("!"))
+    return DatabasePattern(
+        host=meant.host, port=meant.port, pattern=meant.dbname, exclude=line[0] == "!", line=1
+    )
+
+
+def owners(text: str, configured: Iterable[DatabaseSpec]) -> tuple[DatabaseSpec, ...]:
+    return Owners.build(configured, (), matches).of(text)
 
 
 def fits_a_file_system(name: str) -> bool:
@@ -284,7 +300,9 @@ class TestOwners:
         )
 
     def test_an_encoded_name_and_the_same_text_as_a_name_of_old(self) -> None:
-        assert owners("db-a%20b", [spec("db/a b"), spec("db/a%20b")]) == (spec("db/a b"), spec("db/a%20b"))
+        both = [spec("db/a b"), spec("db/a%20b")]
+        assert owners("db-a%20b", both) == tuple(both)
+        assert Owners.build(both, (), matches).of("db-a%20b", ours=True) == (spec("db/a b"),)
 
     def test_a_long_core_needs_no_candidates(self) -> None:
         assert owners("db@5433-app", []) == (spec("db:5433/app"),)
@@ -303,6 +321,56 @@ class TestOwners:
             assert one in owners(legacy_core(one), configured) or parse_long_core(legacy_core(one))
         for one in configured:
             assert owners(long_core(one), configured) == (one,)
+
+    @pytest.mark.parametrize(
+        ("text", "line", "patterns", "rival"),
+        [
+            ("db-app", "db/app", ["db:5433/*"], "db:5433/app"),
+            ("db-app", "db/app", ["db:5433/a*p"], "db:5433/app"),
+            ("db-app", "db/app", ["!db:5433/app"], "db:5433/app"),
+            ("a-b-c", "a-b/c", ["a/*"], "a/b-c"),
+            ("a-b-c", "a/b-c", ["a-b/*"], "a-b/c"),
+            ("db-a b", "db/a b", ["db:5433/*"], "db:5433/a b"),
+            ("db-a%20b", "db/a b", ["db:5433/*%20*"], "db:5433/a b"),
+            ("db-@globals", "db/", ["db:5433/app_*"], "db:5433/"),
+            (short_core(LONG_NAME), f"db/{LONG_NAME.dbname}", ["db:5433/*"], f"db:5433/{LONG_NAME.dbname}"),
+            ("db-app", "db/app", ["db/*"], None),
+            ("db-app", "db/app", ["db/a*", "db/*p", "!db/app"], None),
+            ("db-app", "db/app", ["db:5433/app_*"], None),
+            ("db-app", "db/app", ["d/*", "db2/*", "xdb/*", "db-app/*"], None),
+            ("db@5432-app", "db/app", ["db:5433/*", "db@5432/*"], None),
+        ],
+    )
+    def test_a_wildcard_casts_doubt_on_what_it_could_stand_for(
+        self, text: str, line: str, patterns: list[str], rival: str | None
+    ) -> None:
+        found = Owners.build([spec(line)], map(pattern, patterns), matches).of(text, ours="%" in text)
+        assert found == ((spec(line), spec(rival)) if rival is not None else (spec(line),))
+
+    def test_a_wildcard_alone_claims_nothing(self) -> None:
+        assert Owners.build([], [pattern("db/*")], matches).of("db-app") == ()
+
+    def test_what_a_wildcard_stands_for_is_its_own(self) -> None:
+        found = [spec("db/a b"), spec("db/app"), spec("db/")]
+        owners = Owners.build(found, [pattern("db/*")], matches)
+        for one in found:
+            assert owners.of(short_core(one), ours=True) == (one,)
+            assert one.is_globals or owners.of(legacy_core(one)) == (one,)
+
+    @given(st.lists(close_spec, min_size=2, max_size=8, unique=True))
+    def test_a_wildcard_casts_the_doubt_that_its_databases_would(self, found: list[DatabaseSpec]) -> None:
+        one, *unseen = found
+        wild = [replace(pattern("db/*"), host=other.host, port=other.port) for other in unseen]
+        known, guessed = Owners.build(found, (), matches), Owners.build([one], wild, matches)
+        for text in (short_core(one), legacy_core(one)):
+            assert {*known.of(text)} <= {*guessed.of(text)}
+
+    def test_thousands_of_files_find_their_owners_in_no_time(self) -> None:
+        configured = [DatabaseSpec("db", 5432, f"app_{number}") for number in range(5000)]
+        owners = Owners.build(configured, [pattern("db:5433/x*")], matches)
+        started = time.monotonic()
+        assert all(owners.of(f"db-{one.dbname}") == (one,) for one in configured)
+        assert time.monotonic() - started < 2  # a tenth of it is usual; each looking at all took minutes
 
 
 def test_real_file_systems_take_the_longest_names(tmp_path: Path) -> None:

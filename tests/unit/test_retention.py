@@ -16,17 +16,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncbackup.errors import ConfigError
-from asyncbackup.model import Backup, DatabaseSpec, Decision, Plan, Policy, Tier
+from asyncbackup.model import Backup, DatabaseSpec, Decision, Manifest, Plan, Policy, StoredFile, Tier
 from asyncbackup.retention import CLOCK_SKEW, plan, policy, tier
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 APP = DatabaseSpec("db", 5432, "app")
 DATED, DAILY, WEEKLY, MONTHLY = Tier.DATED, Tier.DAILY, Tier.WEEKLY, Tier.MONTHLY
 ROLLING = policy("rolling", 31, 6, 4, 1)
+PROOF = Manifest(
+    host="db", port=5432, dbname="app", kind="database", run_id="r", started_at=NOW, finished_at=NOW,
+    local_time="", server_version="15.1", client_version="15.1", loads_into=15,
+    file=StoredFile(name="", bytes=1, sha256="0" * 64, compressor="isal", level=1),
+    sql_bytes=1, rows=0, table_count=0, encoding="UTF8", outside_blake3="0" * 64, restricted=True,
+)  # fmt: skip
 
 
 def backup(
-    number: int, hours_ago: float, tier: Tier = DAILY, *, good: bool = True, spec: DatabaseSpec | None = APP
+    number: int,
+    hours_ago: float,
+    tier: Tier = DAILY,
+    *,
+    good: bool = True,
+    proven: bool = True,
+    spec: DatabaseSpec | None = APP,
 ) -> Backup:
     return Backup(
         path=Path(f"/backups/{tier}/{number:04}.sql.gz"),
@@ -36,6 +48,7 @@ def backup(
         bytes=1,
         good=good,
         spec=spec,
+        manifest=PROOF if good and proven else None,
     )
 
 
@@ -66,12 +79,14 @@ histories = st.lists(
         st.integers(-4, 12),
         st.sampled_from(Tier),
         st.sampled_from([True, True, True, False]),
+        st.booleans(),
         st.sampled_from([APP, None]),
     ),
     max_size=25,
 ).map(
     lambda rows: [
-        backup(n, hours, where, good=good, spec=whose) for n, (hours, where, good, whose) in enumerate(rows)
+        backup(n, hours, where, good=good, proven=proven, spec=whose)
+        for n, (hours, where, good, proven, whose) in enumerate(rows)
     ]
 )
 counts = st.integers(-2, 6)
@@ -156,6 +171,22 @@ class TestReasons:
                 ],
             ),
             (
+                [*(backup(n, n, DATED, proven=n > 1) for n in range(5)), backup(9, 9, DATED, proven=False)],
+                policy("daily", 2, 6, 4, 1),
+                ["kept: among the newest 2 dated; without a manifest, it is not counted"] * 2
+                + ["kept: 1st of 2 dated", "kept: 2nd of 2 dated"]
+                + ["removed: older than the newest 2 dated"] * 2,
+            ),
+            (
+                [backup(0, 1, WEEKLY, proven=False), backup(1, 2, WEEKLY), backup(2, 3, WEEKLY)],
+                policy("rolling", 31, 6, 0, 0),
+                [
+                    "kept: the newest good backup is never removed",
+                    "kept: the newest backup with a valid manifest is never removed",
+                    "removed: no weekly backups are to be kept, and a newer good one exists",
+                ],
+            ),
+            (
                 [backup(1, 5), backup(2, 5), backup(0, 5)],
                 policy("rolling", 31, 2, 4, 1),
                 ["kept: 1st of 2 daily", "kept: 2nd of 2 daily", "removed: older than the newest 2 daily"],
@@ -178,6 +209,19 @@ class TestReasons:
         assert said(plan([beyond], ROLLING, NOW).decisions) == [
             "kept: not counted, since its time lies in the future"
         ]
+
+    def test_stubs_of_another_tool_push_out_nothing_proven(self) -> None:
+        ours = [backup(n, 24 * n + 2, DATED) for n in range(3)]
+        stubs = [backup(n + 5, n / 10 + 1, DATED, proven=False) for n in range(9)]
+        rules = policy("daily", 3, 6, 4, 1)
+        assert paths(plan([*ours, *stubs], rules, NOW).remove) == paths(stubs[3:])
+
+    def test_files_of_the_bash_tool_go_when_their_turn_comes(self) -> None:
+        old = [backup(n + 5, 24 * n + 30, DATED, proven=False) for n in range(4)]
+        rules = policy("daily", 3, 6, 4, 1)
+        for ours in range(4):
+            new = [backup(n, 24 * n / 4, DATED) for n in range(ours)]
+            assert paths(plan([*new, *old], rules, NOW).keep) == paths([*new, *old[: 3 - ours]])
 
     def test_equal_times_are_told_apart_by_path(self) -> None:
         result = plan([backup(1, 5), backup(2, 5), backup(0, 5)], policy("rolling", 31, 2, 4, 1), NOW)
@@ -252,12 +296,30 @@ class TestLaws:
         assert all(one.reason.startswith("kept: " if one.keep else "removed: ") for one in result.decisions)
 
     @given(histories, policies, clocks)
-    def test_r2_the_newest_good_backup_stays(
+    def test_r2_the_newest_good_and_the_newest_proven_backup_stay(
         self, backups: list[Backup], rules: Policy, now: datetime
     ) -> None:
         current = [one for one in backups if one.good and not future(one, now)]
-        newest = max(current, key=lambda one: (one.taken_at, one.path), default=None)
-        assert newest is None or newest in plan(backups, rules, now).keep
+        kept = plan(backups, rules, now).keep
+        for candidates in (current, [one for one in current if one.proven]):
+            newest = max(candidates, key=lambda one: (one.taken_at, one.path), default=None)
+            assert newest is None or newest in kept
+
+    @given(histories, policies)
+    def test_what_has_no_manifest_displaces_nothing_proven(
+        self, backups: list[Backup], rules: Policy
+    ) -> None:
+        proven = [one for one in backups if one.proven]
+        kept = {*paths(plan(proven, rules, NOW).keep)}
+        assert kept <= {*paths(plan(backups, rules, NOW).keep)}
+
+    @given(histories, policies)
+    def test_what_has_no_manifest_fares_no_better_than_with_one(
+        self, backups: list[Backup], rules: Policy
+    ) -> None:
+        unproven = {one.path for one in backups if one.good and not one.proven}
+        as_if = plan([replace(one, manifest=PROOF) if one.good else one for one in backups], rules, NOW)
+        assert {*paths(plan(backups, rules, NOW).keep)} & unproven == {*paths(as_if.keep)} & unproven
 
     @given(histories, policies)
     def test_r3_a_bad_backup_changes_nothing_and_stays(self, backups: list[Backup], rules: Policy) -> None:
@@ -325,9 +387,9 @@ class TestLaws:
 
     @given(histories, policies)
     def test_a_count_is_kept_to_exactly(self, backups: list[Backup], rules: Policy) -> None:
-        kept = [one for one in plan(backups, rules, NOW).keep if one.good and not future(one)]
+        kept = [one for one in plan(backups, rules, NOW).keep if one.proven and not future(one)]
         for where in Tier:
-            there = sum(one.good and not future(one) and one.tier == where for one in backups)
+            there = sum(one.proven and not future(one) and one.tier == where for one in backups)
             wanted = min(there, max(rules.keep.get(where, there), 0))
             assert sum(one.tier == where for one in kept) in {wanted, max(wanted, int(there > 0))}
 
