@@ -124,7 +124,7 @@ def backup(spec: tuple[str, ...], as_json: bool) -> Exit:
     if isinstance(report, Exit):
         return report
     shown = render.as_json(render.report(report)) if as_json else render.report_text(report, session.width())
-    session.show(shown)
+    session.show(shown, patient=False)
     return session.exit_code(report)
 
 
@@ -175,11 +175,22 @@ def config(as_json: bool) -> Exit:
 def prune(spec: tuple[str, ...], pattern: str, dry_run: bool, yes: bool, as_json: bool) -> Exit:
     """Remove the backups that retention does not keep; with -f, the matching ones, each after a question.
 
+    Without a SPEC, only those of databases that the configuration names, and of their servers' globals:
+    other jobs may keep theirs on the same volume. `all` means every backup that is found.
+
     The newest good backup of a database is never removed, nor is a file of which it cannot be told
     for certain whose it is.
     """
     begun = session.begin()
-    return pruning.run(begun, begun.specs(spec), pattern=pattern, dry_run=dry_run, yes=yes, as_json=as_json)
+    return pruning.run(
+        begun,
+        begun.specs(spec),
+        everything="all" in spec,
+        pattern=pattern,
+        dry_run=dry_run,
+        yes=yes,
+        as_json=as_json,
+    )
 
 
 @app.command(epilog=EXIT_CODES, short_help="Try it out: a server and sample databases of its own.")
@@ -214,6 +225,7 @@ def completion(shell: str) -> Exit:
 
 def invoke(command: click.Command, name: str) -> Exit:
     """Run the command line and return its exit code; errors of ours become a sentence and a hint."""
+    session.open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(
             stream, TextIOWrapper

@@ -2,13 +2,18 @@
 
 import base64
 import json
+import os
+import select
 import sys
+import threading
 import traceback
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import quote
 
-from asyncbackup.events import Event, Level, Sink
+from asyncbackup.events import Event, Level
 
 if TYPE_CHECKING:
     from structlog.typing import Processor
@@ -17,13 +22,18 @@ _LEAST_SECRET = 4  # shorter ones would black out half of every line, and protec
 _MASK = "***"
 
 
-def redactor(secrets: Iterable[str]) -> "Processor":
-    """Return a processor that masks these values in every text, also when quoted or encoded."""
+_OURS = frozenset({"timestamp", "level", "event", "run_id"})  # whoever sets a password has no say in them
+_MOST_LINES = 10_000  # that wait for whoever reads stderr
+_PATIENCE = 2.0  # seconds for those that wait at the end
+
+
+def masker(secrets: Iterable[str]) -> Callable[[Any], Any]:
+    """Return a function that masks these values in a text, or in all that a JSON value holds."""
     forms: set[str] = set()
     for secret in secrets:
         if len(secret) >= _LEAST_SECRET:
             encoded = secret.encode("utf-8", "surrogateescape")
-            forms |= {secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1]}
+            forms |= {secret, quote(encoded, safe=""), quote(encoded), json.dumps(secret)[1:-1]}
             forms.add(base64.b64encode(encoded).decode("ascii"))
     longest_first = sorted(forms, key=len, reverse=True)
 
@@ -38,12 +48,98 @@ def redactor(secrets: Iterable[str]) -> "Processor":
             return [mask(item) for item in value]
         return value
 
+    return mask
+
+
+def redactor(secrets: Iterable[str]) -> "Processor":
+    """Return a processor that masks these values, also when quoted or encoded, but not in our own words."""
+    mask = masker(secrets)
+
     def process(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:  # noqa: ANN401
         for key, value in event.items():
-            event[key] = mask(value)
+            if key not in _OURS:
+                event[key] = mask(value)
         return event
 
     return process
+
+
+class Writer:
+    """Writes lines from a thread of its own, in order; when too many wait, new ones are dropped.
+
+    So nobody who calls it ever waits for a reader. `last` makes the line that tells how many were.
+    """
+
+    def __init__(self, stream: TextIO, last: Callable[[int], str] | None = None) -> None:
+        self._write = _direct(stream)
+        self._last = last
+        self._lines: deque[str] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._over = False
+        self._dropped = 0
+
+    def put(self, line: str) -> None:
+        """Take a line, or drop it."""
+        with self._changed:
+            if self._over or len(self._lines) >= _MOST_LINES:
+                self._dropped += 1
+                return
+            self._lines.append(line)
+            if self._thread is None:
+                # A daemon, for it may hang in its write for ever.
+                self._thread = threading.Thread(target=self._drain, name="log", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def close(self, patience: float = _PATIENCE) -> bool:
+        """Wait until all is written, but not for long; return whether it is."""
+        with self._changed:
+            self._over = True
+            self._changed.notify()
+        if self._thread is None:
+            return True
+        self._thread.join(patience)
+        return not self._thread.is_alive()
+
+    def _drain(self) -> None:
+        while True:
+            with self._changed:
+                while not self._lines and not self._over:
+                    self._changed.wait()
+                if not self._lines:
+                    break
+                line = self._lines.popleft()
+            self._attempt(line)
+        if self._dropped and self._last is not None:
+            self._attempt(self._last(self._dropped))
+
+    def _attempt(self, line: str) -> None:
+        try:
+            self._write(f"{line}\n")
+        except Exception:  # noqa: BLE001 - a full disk or a reader that is gone concerns no backup
+            self._dropped += 1
+
+
+def _direct(stream: TextIO) -> Callable[[str], object]:
+    """Return what writes to a stream, past its buffer.
+
+    A thread that hung while it held the buffer's lock would crash the interpreter at its end.
+    """
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):
+        return stream.write
+
+    def write(text: str) -> None:
+        data = memoryview(text.encode(stream.encoding, "backslashreplace"))
+        while data:
+            try:
+                data = data[os.write(descriptor, data) :]
+            except BlockingIOError:  # somebody else made it so
+                select.select([], [descriptor], [])
+
+    return write
 
 
 _FIRST = ("timestamp", "level", "event")
@@ -70,39 +166,49 @@ def _failure(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> Mutab
     return event
 
 
-def sink(log_format: str, level: Level, secrets: Iterable[str], stream: TextIO | None = None) -> Sink:
-    """Return a sink that writes events of at least this level; `log_format` is json or console."""
-    import structlog  # noqa: PLC0415 - a fifth of the start of a command that logs nothing
+class Log:
+    """A sink that writes events of at least this level; `log_format` is json or console."""
 
-    stream = stream or sys.stderr
-    redact = redactor(secrets)
-    if log_format == "json":
-        renderer: Processor = structlog.processors.JSONRenderer(
-            serializer=json.dumps, ensure_ascii=True, default=str
-        )
-        shape = [_ordered]
-    else:
-        renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False, pad_event_to=20)
-        shape = [_harmless]
-    logger = structlog.wrap_logger(
-        structlog.WriteLogger(stream),
-        processors=[_failure, redact, *shape, renderer],
-        wrapper_class=structlog.BoundLogger,
-    )
-    write = {
-        Level.DEBUG: logger.debug,
-        Level.INFO: logger.info,
-        Level.WARNING: logger.warning,
-        Level.ERROR: logger.error,
-    }
+    def __init__(
+        self, log_format: str, level: Level, secrets: Iterable[str], stream: TextIO | None = None
+    ) -> None:
+        import structlog  # noqa: PLC0415 - a fifth of the start of a command that logs nothing
 
-    def tell(event: Event) -> None:
-        if event.level < level:
-            return
-        head = {
+        stream = stream or sys.stderr
+        self._level = level
+        self._processors: list[Processor] = [_failure, redactor(secrets)]
+        if log_format == "json":
+            self._processors += [
+                _ordered,
+                structlog.processors.JSONRenderer(serializer=json.dumps, ensure_ascii=True, default=str),
+            ]
+        else:
+            self._processors += [
+                _harmless,
+                structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False, pad_event_to=20),
+            ]
+        self._writer = Writer(stream, self._dropped)
+
+    def __call__(self, event: Event) -> None:
+        """Write an event, soon."""
+        if event.level >= self._level:
+            self._writer.put(self._line(event))
+
+    def close(self) -> bool:
+        """Wait until all is written, but not for long; return whether it is."""
+        return self._writer.close()
+
+    def _line(self, event: Event) -> str:
+        line: Any = {
+            **event.fields,
             "timestamp": event.at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": event.level.name.lower(),
+            "event": event.name,
         }
-        write[event.level](event.name, **head, **event.fields)
+        for processor in self._processors:
+            line = processor(None, event.level.name.lower(), line)
+        return str(line)
 
-    return tell
+    def _dropped(self, count: int) -> str:
+        fields = {"count": count}
+        return self._line(Event(name="log.dropped", level=Level.WARNING, at=datetime.now(UTC), fields=fields))

@@ -4,11 +4,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from asyncbackup import backup, locks, naming, prune, retention
-from asyncbackup.cli import render, text
+from asyncbackup import backup, conf, locks, naming, prune, retention
+from asyncbackup.cli import logs, render, text
 from asyncbackup.cli.session import Session, ask, backups, can_ask, fail, show
 from asyncbackup.errors import AsyncbackupError, Exit, LockedError, UsageError
-from asyncbackup.model import Backup, DatabaseSpec, Decision, Plan, Policy
+from asyncbackup.model import GLOBALS, Backup, DatabaseSpec, Decision, Plan, Policy, Server
 
 
 @dataclass(slots=True)
@@ -42,15 +42,24 @@ def run(
     session: Session,
     specs: tuple[DatabaseSpec, ...],
     *,
+    everything: bool = False,
     pattern: str,
     dry_run: bool,
     yes: bool,
     as_json: bool,
     consent: str = "--yes",
 ) -> Exit:
-    """Prune, and print what was decided and done; `consent` is the flag that stands for every yes."""
+    """Prune, and print what was decided and done; `consent` is the flag that stands for every yes.
+
+    Without `specs`, only what the configuration names is looked at, unless `everything` is meant.
+    """
     now = datetime.now(UTC)
     found = backups(session, specs)
+    others: set[DatabaseSpec] = set()
+    if not specs and not everything:
+        named = _configured(session.conf, {b.spec for b in found if b.spec is not None})
+        others = {b.spec for b in found if b.spec and b.spec not in named and pattern in str(b.path)}
+        found = [b for b in found if b.spec is None or b.spec in named]
     series = {b.spec for b in found if b.spec is not None}
     plans = {
         spec: retention.plan([b for b in found if b.spec == spec], policy(session), now)
@@ -67,6 +76,12 @@ def run(
     if not as_json:
         nothing = f"no backup's path holds {text.plain(pattern)}" if pattern else "no backups to prune"
         show(_table(decisions, now) if decisions else nothing)
+        if others:
+            many = "1 other series was" if len(others) == 1 else f"{len(others)} other series were"
+            show(
+                f"\n{many} left alone, since the configuration does not name them;"
+                " `asyncbackup prune all` means them, too"
+            )
     removing = sum(len(plan.remove) for plan in plans.values())
     done = _Done()
     if removing and not dry_run:
@@ -79,22 +94,40 @@ def run(
             _carry_out(session, plans, now, done, one_by_one=bool(pattern) and not yes)
     freed = sum(b.bytes for b in done.removed)
     if as_json:
-        show(render.as_json(render.pruned(decisions, done.removed, done.errors, dry_run=dry_run)))
+        mask = logs.masker(session.secrets())
+        errors = [mask(error.message) for error in done.errors]
+        result = render.pruned(decisions, done.removed, errors, dry_run=dry_run, left_alone=len(others))
+        show(render.as_json(result))
     elif removing:
         would = f"; {removing} would be, without --dry-run" if dry_run else f", {text.size(freed)} freed"
         show(f"\n{len(done.removed)} removed{would}")
     return done.exit_code()
 
 
+def _configured(found: conf.Conf, series: Collection[DatabaseSpec]) -> frozenset[DatabaseSpec]:
+    """Return the series that a configuration names: lines, what its wildcards match, and their globals."""
+    names: dict[Server, list[str]] = {}
+    for spec in series:
+        if not spec.is_globals:
+            names.setdefault(spec.server, []).append(spec.dbname)
+    named = conf.resolve(found.databases, found.patterns, names, lines=found.lines)
+    servers = {*(spec.server for spec in named), *conf.wanted_servers(found.patterns)}
+    return frozenset({*named, *(DatabaseSpec(s.host, s.port, GLOBALS) for s in servers)})
+
+
 def _chosen(plan: Plan, pattern: str, now: datetime) -> Plan:
-    """Turn a plan into one that removes what matches, but never the newest good backup."""
-    good = [b for b in (d.backup for d in plan.decisions) if b.good and b.taken_at <= now]
-    newest = max(good, key=lambda b: b.taken_at, default=None)
+    """Turn a plan into one that removes what matches, but never the newest good backup.
+
+    Nor, where clocks disagree, the one that is the newest of those that are not from the future.
+    """
+    good = sorted((d.backup for d in plan.decisions if d.backup.good), key=lambda b: b.taken_at)
+    past = [b for b in good if b.taken_at <= now + retention.CLOCK_SKEW]
+    newest = {b.path for b in (*good[-1:], *past[-1:])}
     decisions = []
     for decision in plan.decisions:
         if pattern not in str(decision.backup.path):
             continue
-        keep = decision.backup is newest
+        keep = decision.backup.path in newest
         reason = "kept: the newest good backup is never removed" if keep else "removed: chosen by hand"
         decisions.append(Decision(backup=decision.backup, keep=keep, reason=reason))
     return Plan(decisions=tuple(decisions))

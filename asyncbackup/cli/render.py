@@ -10,7 +10,6 @@ from typing import Any
 
 from asyncbackup.cli import text
 from asyncbackup.conf import Conf
-from asyncbackup.errors import AsyncbackupError
 from asyncbackup.model import Backup, DatabaseSpec, Decision, Outcome, Report, Secret, Status
 from asyncbackup.naming import MANIFEST
 from asyncbackup.settings import Settings, credentials
@@ -69,7 +68,7 @@ def report_text(result: Report, width: int | None = None) -> str:
         manifest = one.backup.manifest if one.backup else None
         rows.append(
             (
-                text.database(one.spec),
+                _database(one),
                 one.status.value,
                 f"{manifest.rows:,}" if manifest else "",
                 text.size(manifest.sql_bytes) if manifest else "",
@@ -85,9 +84,15 @@ def report_text(result: Report, width: int | None = None) -> str:
         shown = text.table(head[:-1], [row[:-1] for row in rows], right=right)
     blocks = [shown, _summary(result)]
     blocks += _errors([one for one in everything if one.error])
-    warnings = [f"{text.database(one.spec)}: {said}" for one in everything for said in one.warnings]
+    warnings = [f"{_database(one)}: {said}" for one in everything for said in one.warnings]
     blocks.append(text.lines("Warnings:", (*result.warnings, *warnings)))
     return "\n\n".join(block for block in blocks if block)
+
+
+def _database(one: Outcome) -> str:
+    # A database may be named so, but then time has passed until its backup failed.
+    unanswered = one.spec.dbname == "*" and one.status is Status.FAILED and not one.seconds
+    return f"{one.spec.server}/*" if unanswered else text.database(one.spec)
 
 
 def _summary(result: Report) -> str:
@@ -188,9 +193,10 @@ def disk_use(backups: Sequence[Backup], root: Path) -> str:
 def pruned(
     decisions: Iterable[Decision],
     removed: Collection[Backup],
-    errors: Iterable[AsyncbackupError],
+    errors: Collection[str],
     *,
     dry_run: bool,
+    left_alone: int,
 ) -> dict[str, Any]:
     """Return what retention decided, and what was done about it, as a JSON object."""
     gone = {found.path for found in removed}
@@ -208,7 +214,8 @@ def pruned(
             }
             for d in decisions
         ],
-        "errors": [error.message for error in errors],
+        "left_alone": left_alone,
+        "errors": list(errors),
     }
 
 

@@ -53,7 +53,7 @@ _LATER = {
     "-p",
     "prune",
     is_flag=True,
-    help="Remove what retention does not keep; with -f, what matches, each asked.",
+    help="Remove what retention does not keep of configured databases; with -f, what matches, each asked.",
 )
 @click.option(
     "-f", "pattern", metavar="TEXT", default="", help="Choose backups: a path, a name, or part of one."
@@ -111,8 +111,8 @@ def _cycle(mode: str) -> Exit:
     report = session.back_up(begun, (), show=session.wants_display(begun))
     if isinstance(report, Exit):
         return report
-    session.show(f"\n{render.report_text(report, session.width())}")
-    session.show(_listing(begun))
+    session.show(f"\n{render.report_text(report, session.width())}", patient=False)
+    session.show(_listing(begun), patient=False)
     return session.exit_code(report)
 
 

@@ -4,13 +4,14 @@ import asyncio
 import os
 import shutil
 import signal
+import stat
 import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import stamina.instrumentation
 
@@ -18,8 +19,8 @@ from asyncbackup import backup, conf, dbspec, inventory, naming
 from asyncbackup import settings as settings_of
 from asyncbackup.cli import logs, text
 from asyncbackup.errors import AsyncbackupError, DatabaseMissingError, Exit, StorageError, UsageError
-from asyncbackup.events import Event, Events, Level, Sink
-from asyncbackup.model import Backup, DatabaseSpec, Report, Secret, Server
+from asyncbackup.events import Event, Events, Level
+from asyncbackup.model import Backup, DatabaseSpec, Outcome, Report, Secret, Server
 from asyncbackup.postgres.connect import endpoint
 from asyncbackup.postgres.facts import overview
 from asyncbackup.settings import Settings
@@ -28,6 +29,7 @@ T = TypeVar("T")
 
 _MAINTENANCE = ("postgres", "template1")
 _SERVERS_AT_ONCE = 16
+_TEXTS = ("error", "hint", "message", "warnings")  # fields that repeat what others said
 _PATIENCE = 3.0  # seconds a server may take: nobody wants to wait for a list of files
 
 
@@ -64,19 +66,21 @@ class Session:
 
     def warn(self, message: str) -> None:
         """Tell of something odd in the configuration."""
-        _tell(self.environ, Level.WARNING, "configuration.warning", f"Warning: {message}", message=message)
+        _tell(Level.WARNING, "configuration.warning", f"Warning: {message}", message=message)
 
-    def events(self, *sinks: Sink, quiet: bool = False) -> Events:
-        """Return where events are told: the log on stderr, unless a live display stands in for it."""
-        log = () if quiet else (self.log_sink(),)
-        return Events(*log, *sinks)
-
-    def log_sink(self) -> Sink:
-        """Return the log as configured; `auto` is JSON wherever no terminal reads."""
+    def log(self) -> logs.Log:
+        """Return the log on stderr as configured; `auto` is JSON wherever no terminal reads."""
         log_format = self.settings.log_format
         if log_format == "auto":
-            log_format = "console" if sys.stderr.isatty() else "json"
-        return logs.sink(log_format, Level[self.settings.log_level.upper()], self.secrets())
+            log_format = "console" if _is_terminal(sys.stderr) else "json"
+        return logs.Log(log_format, Level[self.settings.log_level.upper()], self.secrets())
+
+
+_begun: deque[Session] = deque(maxlen=1)
+"""The session of this process, once there is one: errors may repeat its secrets."""
+
+_unread: set[tuple[int, int]] = set()
+"""Files that nobody has read from for so long that nothing more is written to them."""
 
 
 def begin(environ: Mapping[str, str] | None = None) -> Session:
@@ -86,7 +90,14 @@ def begin(environ: Mapping[str, str] | None = None) -> Session:
     stamina.instrumentation.set_on_retry_hooks([])
     os.umask(0o077)
     loaded = settings_of.load(environ)
-    return Session(environ=environ, settings=loaded, conf=settings_of.databases(loaded))
+    begun = Session(environ=environ, settings=loaded, conf=settings_of.databases(loaded))
+    _begun.append(begun)
+    return begun
+
+
+def secrets() -> list[str]:
+    """Return every secret that is known by now."""
+    return _begun[0].secrets() if _begun else _passwords(os.environ)
 
 
 def fail(error: AsyncbackupError) -> Exit:
@@ -94,7 +105,6 @@ def fail(error: AsyncbackupError) -> Exit:
     told = [f"Error: {line}" for line in str(error).splitlines() or [type(error).__name__]]
     told += [f"Try: {line}" for line in error.hint.splitlines()]
     _tell(
-        os.environ,
         Level.ERROR,
         "command.failed",
         "\n".join(told),
@@ -115,26 +125,70 @@ def _passwords(environ: Mapping[str, str]) -> list[str]:
     return [value for name, value in environ.items() if value and name.endswith("PASSWORD")]
 
 
-def _tell(environ: Mapping[str, str], level: Level, event: str, sentence: str, **fields: Any) -> None:  # noqa: ANN401
+def _tell(level: Level, event: str, sentence: str, **fields: Any) -> None:  # noqa: ANN401
     """Say something outside of a run: a sentence, or an object where LOG_FORMAT=json promises only those."""
-    if sys.stderr is None:
-        return  # print would take None for stdout
+    if sys.stderr is None or _identity(sys.stderr) in _unread:
+        return
+    if speaks_json(_begun[0].environ if _begun else os.environ):
+        log = logs.Log("json", Level.DEBUG, secrets())
+        log(Event(name=event, level=level, at=datetime.now(UTC), fields=fields))
+        _close(log, sys.stderr)
+        return
+    writer = logs.Writer(sys.stderr)
+    for line in logs.masker(secrets())(sentence).splitlines():
+        writer.put(text.plain(line))
+    _close(writer, sys.stderr)
+
+
+def _close(log: logs.Log | logs.Writer, stream: TextIO) -> None:
+    """Wait until all is written, but not for long; remember where nobody reads."""
+    if not log.close():
+        _unread.add(_identity(stream))
+
+
+def _identity(stream: TextIO) -> tuple[int, int]:
+    """Return which file a stream leads to."""
     try:
-        if speaks_json(environ):
-            tell = logs.sink("json", Level.DEBUG, _passwords(environ))
-            tell(Event(name=event, level=level, at=datetime.now(UTC), fields=fields))
-        else:
-            for line in sentence.splitlines():
-                print(text.plain(line), file=sys.stderr)
-    except OSError:
-        pass  # whoever read stderr is gone; the exit code says it, too
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return (-1, id(stream))
+    return found.st_dev, found.st_ino
 
 
-def show(result: str) -> None:
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def open_streams() -> None:
+    """Put the null device where this process was started without stdin, stdout or stderr.
+
+    Else a backup that is being written would be taken for one of them, and whatever is said to it.
+    """
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= 2:  # noqa: PLR2004 - stderr
+        os.set_inheritable(descriptor, True)  # noqa: FBT003 - the system's own
+        descriptor = os.open(os.devnull, os.O_RDWR)
+    os.close(descriptor)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for good
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for good
+
+
+def show(result: str, *, patient: bool = True) -> None:
     """Print a result on stdout; raises StorageError when it cannot be written.
 
     A reader that has seen enough (`| head`) is no failure: the work was done, and its exit code stays.
+    Unless `patient`, one that reads nothing does not keep us for long where the log goes there, too.
     """
+    if sys.stdout is None:
+        return
+    if not patient and _shared():
+        if _identity(sys.stdout) not in _unread:
+            writer = logs.Writer(sys.stdout)
+            writer.put(result)
+            _close(writer, sys.stdout)
+        return
     try:
         print(result, flush=True)
     except BrokenPipeError:
@@ -145,9 +199,18 @@ def show(result: str) -> None:
         raise StorageError(f"cannot write the result to stdout: {error.strerror}") from error
 
 
+def _shared() -> bool:
+    """Whether stdout and stderr are one pipe (`2>&1 | reader`)."""
+    try:
+        mode = os.fstat(sys.stdout.fileno()).st_mode
+    except (OSError, ValueError):
+        return False
+    return (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)) and _identity(sys.stdout) == _identity(sys.stderr)
+
+
 def width() -> int | None:
     """Return how wide the terminal is that shows results; None where none does."""
-    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else None
+    return shutil.get_terminal_size().columns if _is_terminal(sys.stdout) else None
 
 
 def ask(question: str) -> bool:
@@ -158,28 +221,37 @@ def ask(question: str) -> bool:
 
 def can_ask() -> bool:
     """Whether a person can see a question and answer it."""
-    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+    return _is_terminal(sys.stdin) and _is_terminal(sys.stderr)
 
 
 def run(work: Coroutine[Any, Any, T], interrupted: Callable[[], None] = lambda: None) -> T | Exit:
     """Run to the end; on SIGINT or SIGTERM unwind, call `interrupted`, and return 130 or 143.
 
-    A second signal ends the process at once.
+    A second signal ends the process at once, even where the event loop hangs. Signals that were ignored
+    when we were started (nohup) stay so.
     """
     received: list[int] = []
+    heeded = [
+        n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN
+    ]
+
+    def note(number: int, _frame: object) -> None:
+        received.append(number)
+        if len(received) > 1:
+            os._exit(128 + number)
 
     async def main() -> T:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
-        def stop(number: int) -> None:
-            received.append(number)
-            if len(received) > 1:
-                os._exit(128 + number)
+        def stop() -> None:
             if task is not None:
                 task.cancel()
 
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, stop, number)
+        for number in heeded:
+            # The first signal wakes the loop. Our handler, unlike the loop's, interrupts system calls
+            # and is called also while the loop waits in one.
+            loop.add_signal_handler(number, stop)
+            signal.signal(number, note)
         return await work
 
     try:
@@ -187,14 +259,17 @@ def run(work: Coroutine[Any, Any, T], interrupted: Callable[[], None] = lambda: 
     except asyncio.CancelledError:
         if not received:
             raise
+        for number in heeded:  # the loop's end has reset them
+            signal.signal(number, note)
         interrupted()
         return Exit.INTERRUPTED if received[0] == signal.SIGINT else Exit.TERMINATED
 
 
 def back_up(session: Session, only: tuple[DatabaseSpec, ...], *, show: bool) -> Report | Exit:
-    """Run a backup with the live display (`show`) or with logs."""
+    """Run a backup with the live display (`show`) or with logs; what errors repeat of secrets is masked."""
     board = backup.Board()
     run_ids: deque[str] = deque(maxlen=1)
+    mask = logs.masker(session.secrets())
     with ExitStack() as stack:
 
         def listen(event: Event) -> None:
@@ -204,9 +279,12 @@ def back_up(session: Session, only: tuple[DatabaseSpec, ...], *, show: bool) -> 
         if show:
             from asyncbackup.cli import display  # noqa: PLC0415 - costs memory that only terminals need
 
-            events = session.events(listen, stack.enter_context(display.live(board)), quiet=True)
+            shown = stack.enter_context(display.live(board))
+            events = Events(listen, lambda event: shown(_masked_event(event, mask)))
         else:
-            events = session.events(listen)
+            log = session.log()
+            stack.callback(_close, log, sys.stderr)
+            events = Events(listen, log)
         for warning in session.conf.warnings:
             events.warning("configuration.warning", message=warning)
         started = datetime.now(UTC)
@@ -221,7 +299,27 @@ def back_up(session: Session, only: tuple[DatabaseSpec, ...], *, show: bool) -> 
             backup.finish(events, report, "run.interrupted")
 
         work = backup.run(session.settings, session.conf, session.environ, events, only=only, board=board)
-        return run(work, interrupted)
+        report = run(work, interrupted)
+    return report if isinstance(report, Exit) else _masked(report, mask)
+
+
+def _masked_event(event: Event, mask: Callable[[Any], Any]) -> Event:
+    return replace(event, fields={k: mask(v) if k in _TEXTS else v for k, v in event.fields.items()})
+
+
+def _masked(report: Report, mask: Callable[[Any], Any]) -> Report:
+    """Return a report whose sentences hold no secrets; names and paths are what they are."""
+
+    def masked(one: Outcome) -> Outcome:
+        warnings = tuple(map(mask, one.warnings))
+        return replace(one, error=mask(one.error), hint=mask(one.hint), warnings=warnings)
+
+    return replace(
+        report,
+        outcomes=tuple(map(masked, report.outcomes)),
+        globals=tuple(map(masked, report.globals)),
+        warnings=tuple(map(mask, report.warnings)),
+    )
 
 
 async def sizes(session: Session) -> list[tuple[str, int | str]]:
@@ -261,7 +359,8 @@ async def _sizes_of(session: Session, server: Server) -> dict[str, int] | str:
                 except DatabaseMissingError:
                     continue
     except AsyncbackupError as error:
-        return error.message.partition(": ")[2] or error.message
+        masked: str = logs.masker(session.secrets())(error.message)
+        return masked.partition(": ")[2] or masked
     except TimeoutError:
         return f"no answer within {patience:g} s"
     return "no database of that name, and none to log in to"
@@ -274,7 +373,7 @@ def exit_code(report: Report | Exit) -> Exit:
 
 def wants_display(session: Session) -> bool:
     """Whether a person watches: both a terminal and no wish for logs."""
-    return session.settings.log_format == "auto" and sys.stderr.isatty()
+    return session.settings.log_format == "auto" and _is_terminal(sys.stderr)
 
 
 def backups(session: Session, specs: tuple[DatabaseSpec, ...] = (), pattern: str = "") -> list[Backup]:

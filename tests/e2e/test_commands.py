@@ -278,9 +278,10 @@ class Terminal:
 
     def __init__(self, site: Site, *arguments: str, command: str = "asyncbackup", **env: str) -> None:
         self.side, other = pty.openpty()
-        # setsid makes it the controlling terminal, from which Ctrl-C comes.
+        # setsid makes it the controlling terminal, from which Ctrl-C comes; tests that run in the
+        # background of a script have inherited that it is ignored.
         self.child = subprocess.Popen(
-            ["setsid", "--ctty", Cli.path(command), *arguments],
+            ["env", "--default-signal=INT", "setsid", "--ctty", Cli.path(command), *arguments],
             env=site.run_cli.environment(site.env | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"} | env),
             cwd=site.folder,
             stdin=other,
@@ -460,6 +461,46 @@ def test_prune_by_filter_asks_for_each_and_spares_the_newest(crowded: Site) -> N
     assert crowded("prune", "-f", newest.name, "--yes").returncode == 0
     assert crowded.files() == [oldest, newest]
     assert "no backup's path holds" in crowded("prune", "-f", "nothing like it").stdout
+
+
+def bash_backup(site: Site, name: str, when: str) -> Path:
+    """Write a backup as the bash tool did."""
+    path = site.backups / when.partition("_")[0] / f"{name}_{when}.sql.gz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(b"SELECT 1;"))
+    return path
+
+
+def test_prune_by_filter_spares_the_newest_when_the_clock_is_behind(site: Site) -> None:
+    site.configure("h/one")
+    newest, older = (bash_backup(site, "h-one", f"{year}-01-01_00-00-00") for year in (2999, 2998))
+    assert site("prune", "-f", ".sql.gz", "--yes").returncode == 0
+    assert site.files() == [newest]
+    # The newest of the past stays, too, when one file is from a clock that was ahead.
+    past, long_past = (bash_backup(site, "h-one", f"{year}-01-01_00-00-00") for year in (2019, 2018))
+    assert site("prune", "-f", ".sql.gz", "--yes").returncode == 0
+    assert site.files() == [past, newest]
+    assert not older.exists()
+    assert not long_past.exists()
+
+
+def test_prune_leaves_other_jobs_backups_alone(crowded: Site) -> None:
+    own, other = crowded.fleet.specs[:2]
+    before = crowded.files()
+    for lines in ([other], [crowded.fleet.spec("f*")], [crowded.fleet.spec("*"), f"!{own}"]):
+        crowded.configure(*lines)
+        for ran in (crowded("prune", "--yes"), crowded.backup_sh("-p")):
+            assert ran.returncode == 0
+            assert "1 other series was left alone" in ran.stdout
+        assert crowded("prune", "-f", ".sql.gz", "--yes").returncode == 0
+        ran = crowded("prune", "--yes", "--json")
+        assert (json.loads(ran.stdout)["left_alone"], json.loads(ran.stdout)["backups"]) == (1, [])
+        assert crowded.files() == before
+    crowded.configure(crowded.fleet.spec("e2e*"))
+    assert "2 would be" in crowded("prune", "--dry-run").stdout
+    crowded.configure(other)
+    assert "2 removed" in crowded("prune", "all", "--yes").stdout
+    assert crowded.files() == before[2:]
 
 
 def test_prune_waits_for_no_running_backup(crowded: Site) -> None:
