@@ -48,6 +48,8 @@ class Inventory:
     """Files of dumps that have not ended, ours or not, alive or not."""
     orphans: tuple[Path, ...]
     """Manifests without data."""
+    unreadable: tuple[Path, ...] = ()
+    """Folders that another user's job has made, and closed to us."""
 
     def of(self, cores: Collection[str]) -> tuple[Entry, ...]:
         """Return the entries with one of these cores."""
@@ -67,9 +69,13 @@ def scan(root: Path) -> Inventory:
     entries: list[Entry] = []
     partials: list[Path] = []
     orphans: list[Path] = []
+    unreadable: list[Path] = []
     try:
         for tier, day in _days(root):
-            _scan_day(day, tier, entries, partials, orphans)
+            try:
+                _scan_day(day, tier, entries, partials, orphans)
+            except PermissionError:
+                unreadable.append(day)
     except OSError as error:
         raise StorageError(
             f"cannot read the backup directory {root}: {error.strerror}",
@@ -83,6 +89,7 @@ def scan(root: Path) -> Inventory:
         by_core={core: tuple(of_core) for core, of_core in by_core.items()},
         partials=tuple(partials),
         orphans=tuple(orphans),
+        unreadable=tuple(unreadable),
     )
 
 
@@ -108,7 +115,9 @@ def _scan_day(day: Path, tier: Tier, entries: list[Entry], partials: list[Path],
         for name, item in files.items():
             if name.endswith(naming.SUFFIX):
                 parsed = naming.parse_name(name)
-                if parsed is not None:
+                if parsed is None:
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # pruned by another job, this moment
                     entries.append(
                         Entry(
                             path=day / name,

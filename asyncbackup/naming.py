@@ -43,6 +43,9 @@ _LONG_EXTRA = re.compile(r"%..|([~A-Z]|^[.-])")
 _LONG_HOST_EXTRA = re.compile(r"%..|([~A-Z-]|^\.)")
 
 
+_FIRST_YEAR, _LAST_YEAR = 1970, 9000
+
+
 class ParsedName(NamedTuple):
     """A backup's file name, taken apart; `stamp` is local time without a zone."""
 
@@ -121,6 +124,8 @@ def parse_name(name: str) -> ParsedName | None:
     try:
         stamp = datetime.strptime(match["stamp"], STAMP)  # noqa: DTZ007 - file names carry local time
     except ValueError:
+        return None
+    if not _FIRST_YEAR <= stamp.year <= _LAST_YEAR:  # at the calendar's ends, times cannot be converted
         return None
     return ParsedName(match["core"], stamp)
 
