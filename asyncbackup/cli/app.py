@@ -12,7 +12,7 @@ import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
 
 from asyncbackup import __version__, dbspec
-from asyncbackup.cli import pruning, render, session
+from asyncbackup.cli import logs, pruning, render, session
 from asyncbackup.errors import AsyncbackupError, Exit, UsageError
 
 EXIT_CODES = """\b
@@ -225,7 +225,7 @@ def completion(shell: str) -> Exit:
 
 def invoke(command: click.Command, name: str) -> Exit:
     """Run the command line and return its exit code; errors of ours become a sentence and a hint."""
-    session.open_streams()
+    logs.open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(
             stream, TextIOWrapper

@@ -14,8 +14,8 @@ from rich.text import Text
 from asyncbackup.backup import Board
 from asyncbackup.cli import text
 from asyncbackup.events import Event, Level, Sink
-from asyncbackup.tools import Journey
 from asyncbackup.model import DatabaseSpec, Status
+from asyncbackup.tools import Journey
 
 _PAUSE = 1 / 8  # seconds between two pictures
 _OTHERS = 5  # lines that are not the table of running dumps

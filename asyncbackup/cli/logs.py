@@ -1,19 +1,22 @@
-"""Events as log lines on stderr: JSON, one object a line, or for people."""
+"""Events as log lines on stderr, JSON or for people; what no line may hold, and where none is read."""
 
 import base64
 import json
 import os
 import select
+import stat
 import sys
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import quote
 
 from asyncbackup.events import Event, Level
+from asyncbackup.model import Outcome, Report
 
 if TYPE_CHECKING:
     from structlog.typing import Processor
@@ -23,6 +26,7 @@ _MASK = "***"
 
 
 _OURS = frozenset({"timestamp", "level", "event", "run_id"})  # whoever sets a password has no say in them
+_TEXTS = ("error", "hint", "message", "warnings")  # fields that repeat what others said
 _MOST_LINES = 10_000  # that wait for whoever reads stderr
 _PATIENCE = 2.0  # seconds for those that wait at the end
 
@@ -212,3 +216,72 @@ class Log:
     def _dropped(self, count: int) -> str:
         fields = {"count": count}
         return self._line(Event(name="log.dropped", level=Level.WARNING, at=datetime.now(UTC), fields=fields))
+
+
+unread: set[tuple[int, int]] = set()
+"""Files that nobody has read from for so long that nothing more is written to them."""
+
+
+def close(log: Log | Writer, stream: TextIO) -> None:
+    """Wait until all is written, but not for long; remember where nobody reads."""
+    if not log.close():
+        unread.add(identity(stream))
+
+
+def identity(stream: TextIO) -> tuple[int, int]:
+    """Return which file a stream leads to."""
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return (-1, id(stream))
+    return found.st_dev, found.st_ino
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person sees the stream; one that was closed from the start, nobody does."""
+    return stream is not None and stream.isatty()
+
+
+def open_streams() -> None:
+    """Put the null device where this process was started without stdin, stdout or stderr.
+
+    Else a backup that is being written would be taken for one of them, and whatever is said to it.
+    """
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= 2:  # noqa: PLR2004 - stderr
+        os.set_inheritable(descriptor, True)  # noqa: FBT003 - the system's own
+        descriptor = os.open(os.devnull, os.O_RDWR)
+    os.close(descriptor)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for good
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for good
+
+
+def one_pipe() -> bool:
+    """Whether stdout and stderr are one pipe (`2>&1 | reader`)."""
+    try:
+        mode = os.fstat(sys.stdout.fileno()).st_mode
+    except (OSError, ValueError):
+        return False
+    return (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)) and identity(sys.stdout) == identity(sys.stderr)
+
+
+def masked_event(event: Event, mask: Callable[[Any], Any]) -> Event:
+    """Return an event whose sentences hold no secrets."""
+    return replace(event, fields={k: mask(v) if k in _TEXTS else v for k, v in event.fields.items()})
+
+
+def masked_report(report: Report, mask: Callable[[Any], Any]) -> Report:
+    """Return a report whose sentences hold no secrets; names and paths are what they are."""
+
+    def masked(one: Outcome) -> Outcome:
+        warnings = tuple(map(mask, one.warnings))
+        return replace(one, error=mask(one.error), hint=mask(one.hint), warnings=warnings)
+
+    return replace(
+        report,
+        outcomes=tuple(map(masked, report.outcomes)),
+        globals=tuple(map(masked, report.globals)),
+        warnings=tuple(map(mask, report.warnings)),
+    )

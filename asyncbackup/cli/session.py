@@ -4,14 +4,13 @@ import asyncio
 import os
 import shutil
 import signal
-import stat
 import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 import stamina.instrumentation
 
@@ -20,7 +19,7 @@ from asyncbackup import settings as settings_of
 from asyncbackup.cli import logs, text
 from asyncbackup.errors import AsyncbackupError, DatabaseMissingError, Exit, StorageError, UsageError
 from asyncbackup.events import Event, Events, Level
-from asyncbackup.model import Backup, DatabaseSpec, Outcome, Report, Secret, Server
+from asyncbackup.model import Backup, DatabaseSpec, Report, Secret, Server
 from asyncbackup.postgres.connect import endpoint
 from asyncbackup.postgres.facts import overview
 from asyncbackup.settings import Settings
@@ -29,7 +28,6 @@ T = TypeVar("T")
 
 _MAINTENANCE = ("postgres", "template1")
 _SERVERS_AT_ONCE = 16
-_TEXTS = ("error", "hint", "message", "warnings")  # fields that repeat what others said
 _PATIENCE = 3.0  # seconds a server may take: nobody wants to wait for a list of files
 
 
@@ -72,15 +70,12 @@ class Session:
         """Return the log on stderr as configured; `auto` is JSON wherever no terminal reads."""
         log_format = self.settings.log_format
         if log_format == "auto":
-            log_format = "console" if _is_terminal(sys.stderr) else "json"
+            log_format = "console" if logs.is_terminal(sys.stderr) else "json"
         return logs.Log(log_format, Level[self.settings.log_level.upper()], self.secrets())
 
 
 _begun: deque[Session] = deque(maxlen=1)
 """The session of this process, once there is one: errors may repeat its secrets."""
-
-_unread: set[tuple[int, int]] = set()
-"""Files that nobody has read from for so long that nothing more is written to them."""
 
 
 def begin(environ: Mapping[str, str] | None = None) -> Session:
@@ -127,52 +122,17 @@ def _passwords(environ: Mapping[str, str]) -> list[str]:
 
 def _tell(level: Level, event: str, sentence: str, **fields: Any) -> None:  # noqa: ANN401
     """Say something outside of a run: a sentence, or an object where LOG_FORMAT=json promises only those."""
-    if sys.stderr is None or _identity(sys.stderr) in _unread:
+    if sys.stderr is None or logs.identity(sys.stderr) in logs.unread:
         return
     if speaks_json(_begun[0].environ if _begun else os.environ):
         log = logs.Log("json", Level.DEBUG, secrets())
         log(Event(name=event, level=level, at=datetime.now(UTC), fields=fields))
-        _close(log, sys.stderr)
+        logs.close(log, sys.stderr)
         return
     writer = logs.Writer(sys.stderr)
     for line in logs.masker(secrets())(sentence).splitlines():
         writer.put(text.plain(line))
-    _close(writer, sys.stderr)
-
-
-def _close(log: logs.Log | logs.Writer, stream: TextIO) -> None:
-    """Wait until all is written, but not for long; remember where nobody reads."""
-    if not log.close():
-        _unread.add(_identity(stream))
-
-
-def _identity(stream: TextIO) -> tuple[int, int]:
-    """Return which file a stream leads to."""
-    try:
-        found = os.fstat(stream.fileno())
-    except (OSError, ValueError):
-        return (-1, id(stream))
-    return found.st_dev, found.st_ino
-
-
-def _is_terminal(stream: TextIO | None) -> bool:
-    return stream is not None and stream.isatty()
-
-
-def open_streams() -> None:
-    """Put the null device where this process was started without stdin, stdout or stderr.
-
-    Else a backup that is being written would be taken for one of them, and whatever is said to it.
-    """
-    descriptor = os.open(os.devnull, os.O_RDWR)
-    while descriptor <= 2:  # noqa: PLR2004 - stderr
-        os.set_inheritable(descriptor, True)  # noqa: FBT003 - the system's own
-        descriptor = os.open(os.devnull, os.O_RDWR)
-    os.close(descriptor)
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for good
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - for good
+    logs.close(writer, sys.stderr)
 
 
 def show(result: str, *, patient: bool = True) -> None:
@@ -183,11 +143,11 @@ def show(result: str, *, patient: bool = True) -> None:
     """
     if sys.stdout is None:
         return
-    if not patient and _shared():
-        if _identity(sys.stdout) not in _unread:
+    if not patient and logs.one_pipe():
+        if logs.identity(sys.stdout) not in logs.unread:
             writer = logs.Writer(sys.stdout)
             writer.put(result)
-            _close(writer, sys.stdout)
+            logs.close(writer, sys.stdout)
         return
     try:
         print(result, flush=True)
@@ -199,18 +159,9 @@ def show(result: str, *, patient: bool = True) -> None:
         raise StorageError(f"cannot write the result to stdout: {error.strerror}") from error
 
 
-def _shared() -> bool:
-    """Whether stdout and stderr are one pipe (`2>&1 | reader`)."""
-    try:
-        mode = os.fstat(sys.stdout.fileno()).st_mode
-    except (OSError, ValueError):
-        return False
-    return (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)) and _identity(sys.stdout) == _identity(sys.stderr)
-
-
 def width() -> int | None:
     """Return how wide the terminal is that shows results; None where none does."""
-    return shutil.get_terminal_size().columns if _is_terminal(sys.stdout) else None
+    return shutil.get_terminal_size().columns if logs.is_terminal(sys.stdout) else None
 
 
 def ask(question: str) -> bool:
@@ -221,7 +172,7 @@ def ask(question: str) -> bool:
 
 def can_ask() -> bool:
     """Whether a person can see a question and answer it."""
-    return _is_terminal(sys.stdin) and _is_terminal(sys.stderr)
+    return logs.is_terminal(sys.stdin) and logs.is_terminal(sys.stderr)
 
 
 def run(work: Coroutine[Any, Any, T], interrupted: Callable[[], None] = lambda: None) -> T | Exit:
@@ -280,10 +231,10 @@ def back_up(session: Session, only: tuple[DatabaseSpec, ...], *, show: bool) -> 
             from asyncbackup.cli import display  # noqa: PLC0415 - costs memory that only terminals need
 
             shown = stack.enter_context(display.live(board))
-            events = Events(listen, lambda event: shown(_masked_event(event, mask)))
+            events = Events(listen, lambda event: shown(logs.masked_event(event, mask)))
         else:
             log = session.log()
-            stack.callback(_close, log, sys.stderr)
+            stack.callback(logs.close, log, sys.stderr)
             events = Events(listen, log)
         for warning in session.conf.warnings:
             events.warning("configuration.warning", message=warning)
@@ -300,26 +251,7 @@ def back_up(session: Session, only: tuple[DatabaseSpec, ...], *, show: bool) -> 
 
         work = backup.run(session.settings, session.conf, session.environ, events, only=only, board=board)
         report = run(work, interrupted)
-    return report if isinstance(report, Exit) else _masked(report, mask)
-
-
-def _masked_event(event: Event, mask: Callable[[Any], Any]) -> Event:
-    return replace(event, fields={k: mask(v) if k in _TEXTS else v for k, v in event.fields.items()})
-
-
-def _masked(report: Report, mask: Callable[[Any], Any]) -> Report:
-    """Return a report whose sentences hold no secrets; names and paths are what they are."""
-
-    def masked(one: Outcome) -> Outcome:
-        warnings = tuple(map(mask, one.warnings))
-        return replace(one, error=mask(one.error), hint=mask(one.hint), warnings=warnings)
-
-    return replace(
-        report,
-        outcomes=tuple(map(masked, report.outcomes)),
-        globals=tuple(map(masked, report.globals)),
-        warnings=tuple(map(mask, report.warnings)),
-    )
+    return report if isinstance(report, Exit) else logs.masked_report(report, mask)
 
 
 async def sizes(session: Session) -> list[tuple[str, int | str]]:
@@ -373,7 +305,7 @@ def exit_code(report: Report | Exit) -> Exit:
 
 def wants_display(session: Session) -> bool:
     """Whether a person watches: both a terminal and no wish for logs."""
-    return session.settings.log_format == "auto" and _is_terminal(sys.stderr)
+    return session.settings.log_format == "auto" and logs.is_terminal(sys.stderr)
 
 
 def backups(session: Session, specs: tuple[DatabaseSpec, ...] = (), pattern: str = "") -> list[Backup]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from asyncbackup import inventory, volume
+from asyncbackup import inventory, naming, volume
 from asyncbackup.errors import StorageError
 from asyncbackup.model import Manifest, StoredFile, Tier
 from asyncbackup.stream import HEADER
@@ -50,7 +50,7 @@ def test_what_is_published_is_found_again_and_good(tmp_path: Path) -> None:
     ]
     entry = inventory.scan(tmp_path).entries[0]
     assert entry.path == path
-    assert inventory.load(entry, ()).good
+    assert inventory.load(entry, naming.Owners({}, {}, str.__eq__)).good
 
 
 @pytest.mark.parametrize(("mode", "folder_mode"), [(0o600, 0o700), (0o640, 0o750)])
