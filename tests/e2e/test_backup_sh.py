@@ -90,6 +90,8 @@ def test_list_has_sizes_of_databases_and_totals_of_folders(site: Site) -> None:
         assert f"{file}" in shown
         assert f"{file.parent}" in shown
     assert list(shown)[-1] == f"{site.backups}"
+    everything = sum(path.lstat().st_blocks * 512 for path in site.backups.rglob("*") if path.is_file())
+    assert shown[f"{site.backups}"] == f"{-(-everything // 1024)}K"
     assert shown[f"{old}"] == shown[f"{old.parent}"] == "20K"
     assert re.search(r"^20K +2018-10-03 15:16 +\S+TheOrgBook\S+$", ran.stdout, re.MULTILINE)
     assert ".json" not in ran.stdout

@@ -583,3 +583,10 @@ def test_completion_never_fails(site: Site, completion: str) -> None:
     assert complete(completion, site, "asyncbackup backup 1", BACKUP_CONF="/nowhere") == []
     assert complete(completion, site, "asyncbackup backup 1", NUM_BACKUPS="many") == []
     assert complete(completion, site, "asyncbackup pr", NUM_BACKUPS="many") == ["prune"]
+    request = {
+        "_ASYNCBACKUP_COMPLETE": "bash_complete",
+        "COMP_WORDS": "asyncbackup\nlist\n1",
+        "COMP_CWORD": "2",
+    }
+    ran = site(NUM_BACKUPS="many", **request)
+    assert (ran.returncode, ran.stdout.strip(), ran.stderr) == (0, "", "")
