@@ -64,8 +64,7 @@ async def run(
 ) -> Report:
     """Back up every configured database, or `only` these; the result is a value, not an exception.
 
-    Raises ClientError when no PostgreSQL client is installed at all, StorageError when the backup
-    directory cannot be read: both before anything is touched.
+    Raises StorageError when the backup directory cannot be read, before anything is touched.
     """
     board = board or Board()
     started, clock = now(), time.monotonic()

@@ -97,6 +97,7 @@ async def _until_it_succeeds(journey: Journey, tools: Tools, found: inventory.In
             if last is not None:
                 tools.events.warning("backup.retried", attempt=attempt.num, error=str(last))
             journey.progress = Progress()
+            journey.warnings.clear()  # those of the last try stand in the event above
             if journey.spec.is_globals:
                 return await _globals(journey, tools)
             return await _database(journey, tools, found, export=export)
