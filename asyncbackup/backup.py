@@ -116,6 +116,7 @@ async def run(
             executor=executor,
             run_id=run_id,
             events=events,
+            run_events=events,
             now=now,
         )
         events.emit(

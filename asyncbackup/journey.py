@@ -146,7 +146,7 @@ def _client(journey: Journey, tools: Tools, facts: Facts) -> Client:
     floor = below_floor(client.version)
     if floor is not None and client not in tools.warned:
         tools.warned[client] = f"pg_dump {client.version} has known security holes; update to {floor}"
-        tools.events.warning(
+        tools.run_events.warning(
             "client.outdated", version=str(client.version), update_to=str(floor), bindir=str(client.bindir)
         )
     if client.version.major != facts.server_version.major:

@@ -44,6 +44,8 @@ class Tools:
     """Threads for short work on files, so that no pump waits for an fsync of another's."""
     run_id: str
     events: Events
+    """Of this database; `run_events` are those that concern the whole run."""
+    run_events: Events
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     warned: dict[Client, str] = field(default_factory=dict)
     """Clients with known holes that were used, each told of once a run."""

@@ -230,5 +230,7 @@ def mapped(spec: DatabaseSpec) -> Iterator[None]:
         for kinds, ours, hint in _MEANINGS:
             if isinstance(error, kinds):
                 said = "; ".join(str(error).splitlines()) or "no answer within the time allowed"
+                if isinstance(error, OSError) and error.errno and "Connect call failed" in said:
+                    said = os.strerror(error.errno).lower()
                 raise ours(f"{spec}: {said}", hint=hint) from error
         raise
