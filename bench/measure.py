@@ -162,8 +162,12 @@ def _family(pid: int) -> list[int]:
     """Return a process and its descendants; children are listed by the thread that started them."""
     members = [pid]
     for member in members:
-        for thread in Path(f"/proc/{member}/task").glob("*"):
-            members += [int(child) for child in _read(f"{thread}/children").split()]
+        try:
+            threads = os.listdir(f"/proc/{member}/task")
+        except OSError:  # it has ended, this moment
+            continue
+        for thread in threads:
+            members += [int(c) for c in _read(f"/proc/{member}/task/{thread}/children").split()]
     return members
 
 
