@@ -163,11 +163,11 @@ def _family(pid: int) -> list[int]:
     members = [pid]
     for member in members:
         try:
-            threads = os.listdir(f"/proc/{member}/task")
+            threads = list(Path(f"/proc/{member}/task").iterdir())
         except OSError:  # it has ended, this moment
             continue
         for thread in threads:
-            members += [int(c) for c in _read(f"/proc/{member}/task/{thread}/children").split()]
+            members += [int(c) for c in _read(f"{thread}/children").split()]
     return members
 
 
