@@ -1,7 +1,6 @@
 """One database's journey: facts → dump → compress and prove → publish → prune."""
 
 import contextlib
-import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
@@ -159,8 +158,7 @@ def _client(journey: Journey, tools: Tools, facts: Facts) -> Client:
 
 def _check_space(journey: Journey, tools: Tools, found: inventory.Inventory) -> None:
     """Warn when it may not fit, and fail at once when it certainly cannot."""
-    tools.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    free = shutil.disk_usage(tools.root).free
+    free = volume.free_space(tools.root)
     entries = found.of({tools.cores[journey.spec]})
     last = max(entries, key=lambda entry: entry.stamp).bytes if entries else 0
     known = f"the last backup took {last}, the database has {journey.size}"

@@ -22,7 +22,16 @@ from asyncbackup.stream import HEADER
 
 _ONE_SECOND = timedelta(seconds=1)
 _TRIES = 5
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
+# No links here, or no room for another name: a rename needs none.
+_NO_LINKS = {
+    errno.EPERM,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EMLINK,
+    errno.EACCES,
+    errno.ENOSPC,
+    errno.EDQUOT,
+}
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
@@ -60,6 +69,15 @@ def _fail(what: str, path: Path | str, error: OSError) -> StorageError:
         f"cannot {what} {path}: {error.strerror}",
         hint=hints.get(error.errno or 0, "check the backup volume"),
     )
+
+
+def free_space(root: Path) -> int:
+    """Return the bytes that are free for backups; the folder is made if it is not there yet."""
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return shutil.disk_usage(root).free
+    except OSError as error:
+        raise _fail("open the folder", root, error) from error
 
 
 def parts(tier: Tier, when: datetime) -> tuple[str, ...]:

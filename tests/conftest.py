@@ -11,6 +11,9 @@ from tests.servers import DATA, Cli, Database, Databases, Postgres, server_or_sk
 
 def pytest_sessionstart() -> None:
     """Let SIGTERM, which is how time limits end a run, stop the servers and remove their folders, too."""
+    # What starts in the background of a script ignores these, and so would every command under test.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda number, _: pytest.exit("terminated", 128 + number))
 
 

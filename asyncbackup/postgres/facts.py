@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 
 from asyncbackup import statements
-from asyncbackup.errors import ClientError, TransientDumpError
+from asyncbackup.errors import BusyError, ClientError, ConnectError, KilledDumpError, TransientDumpError
 from asyncbackup.model import DatabaseProperties, Extension, Facts, PgVersion
 from asyncbackup.postgres.connect import JIT_SINCE, Connection, Endpoint, connection, mapped
 
@@ -156,10 +156,16 @@ class Snapshot:
         (PostgreSQL documentation, MVCC Caveats). Raises TransientDumpError, naming the tables.
         """
         if any(kind in self.facts.object_counts for kind in ("pg_class.r", "pg_class.m")):
-            with mapped(self.endpoint.spec):
-                before = {row[0]: row[1] for row in await self.connected.fetch(_FILES)}
-                await self.connected.execute("COMMIT")
-                after = await self.connected.fetch(_FILES)
+            try:
+                with mapped(self.endpoint.spec):
+                    before = {row[0]: row[1] for row in await self.connected.fetch(_FILES)}
+                    await self.connected.execute("COMMIT")
+                    after = await self.connected.fetch(_FILES)
+            except (ConnectError, BusyError) as error:
+                raise KilledDumpError(
+                    f"{self.endpoint.spec}: the connection that held the snapshot is gone: {error.message}",
+                    hint="look into the server's log",
+                ) from error
             rewritten = [
                 row[2].decode("utf-8", "replace") for row in after if before.get(row[0], row[1]) != row[1]
             ]

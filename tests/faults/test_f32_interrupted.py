@@ -89,7 +89,7 @@ def test_f32_killed_while_it_publishes(site: Site, small: Database, where: str) 
         "fsync:error=EIO:when=2",
         "fsync:error=ENOSPC:when=3",
         "fsync:error=EIO:when=1+",
-        "rename,renameat,renameat2:error=EIO:when=1",
+        "link,linkat:error=EIO:when=1",
     ],
 )
 def test_f24_the_disk_fails(site: Site, small: Database, where: str) -> None:
