@@ -143,3 +143,38 @@ class ManifestError(AsyncbackupError):
     """A manifest is missing, damaged, or of a newer version than this program reads."""
 
     category = "manifest"
+
+
+class DamagedError(AsyncbackupError):
+    """A backup's file is not what was written, or does not hold a whole dump."""
+
+    category = "damaged"
+
+
+class LoadError(AsyncbackupError):
+    """A dump does not load, though the server has all that it needs."""
+
+    category = "load"
+
+
+class LackingError(AsyncbackupError):
+    """A server lacks what a dump needs; `lacking` says what to install there. The backup may be good."""
+
+    exit_code = Exit.PARTIAL
+    category = "lacking"
+
+    def __init__(self, message: str, *, lacking: tuple[str, ...] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.lacking = lacking
+
+
+class LimitError(AsyncbackupError):
+    """A dump took more time or space than it may, and its load was ended."""
+
+    category = "limit"
+
+
+class RefusedError(AsyncbackupError):
+    """A restore would lose or break something on the server; nothing was touched."""
+
+    category = "refused"

@@ -279,6 +279,8 @@ def _manifest(
         asyncbackup_version=__version__,
         properties=facts.properties if of_database else DatabaseProperties(),
         roles=tuple(sorted({*scan.roles, *facts.roles})) if of_database else scan.roles,
+        superusers=scan.superusers,
+        tablespaces=scan.tablespaces,
         extensions=facts.extensions if of_database else (),
         object_counts=facts.object_counts if of_database else {},
         unlogged=facts.unlogged if of_database and facts.in_recovery else (),

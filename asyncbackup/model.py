@@ -216,6 +216,10 @@ class DumpScan:
     sequences: tuple[SequenceValue, ...]
     large_objects: tuple[LargeObject, ...]
     roles: tuple[str, ...]
+    superusers: tuple[str, ...]
+    """Roles that must be superusers to own what the dump gives them."""
+    tablespaces: tuple[str, ...]
+    extensions: tuple[str, ...]
     outside_blake3: str
     restricted: bool
     problem: str
@@ -271,6 +275,9 @@ class Manifest:
     asyncbackup_version: str = ""
     properties: DatabaseProperties = field(default_factory=DatabaseProperties)
     roles: tuple[str, ...] = ()
+    superusers: tuple[str, ...] = ()
+    """Those of the roles that must be superusers to own what the dump gives them."""
+    tablespaces: tuple[str, ...] = ()
     extensions: tuple[Extension, ...] = ()
     object_counts: Mapping[str, int] = field(default_factory=dict)
     unlogged: tuple[str, ...] = ()
@@ -283,6 +290,78 @@ class Manifest:
     def spec(self) -> DatabaseSpec:
         """The series that it belongs to."""
         return DatabaseSpec(self.host, self.port, self.dbname)
+
+
+class Level(StrEnum):
+    """How much of a restored database is compared with its backup."""
+
+    TABLES = "tables"
+    ROWS = "rows"
+    CONTENT = "content"
+
+
+class Verdict(StrEnum):
+    """What a verification came to; `unverified` says nothing about the backup."""
+
+    GOOD = "good"
+    BAD = "bad"
+    UNVERIFIED = "unverified"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Something that is not in a restored database as its backup says."""
+
+    kind: str
+    """table, rows, content, sequence, large object, objects, extension, role, index."""
+    name: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}: expected {self.expected}, found {self.found}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """The result of restoring a backup for a test; its JSON form is the record beside the backup.
+
+    `sha256` is that of the file as it was read, so that a record fits one backup only. `proven` says
+    that there was a manifest to compare with, at `level`; without one, only that it loads is known.
+    """
+
+    name: str
+    host: str
+    port: int
+    dbname: str
+    verdict: Verdict
+    level: Level
+    proven: bool
+    run_id: str
+    started_at: datetime
+    seconds: float
+    """From the start of the restore to the last comparison."""
+    load_seconds: float
+    """What the restore alone took."""
+    bytes: int
+    sha256: str
+    server_version: str
+    asyncbackup_version: str = ""
+    tables: int = 0
+    rows: int = 0
+    indexes_checked: int | None = None
+    """By amcheck; None where the server does not have it."""
+    differences: tuple[Difference, ...] = ()
+    lacking: tuple[str, ...] = ()
+    """What to install on the verifying server."""
+    notes: tuple[str, ...] = ()
+    error: str = ""
+    hint: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether the backup is proven to restore."""
+        return self.verdict is Verdict.GOOD
 
 
 class Tier(StrEnum):
@@ -311,6 +390,13 @@ class Backup:
     spec: DatabaseSpec | None = None
     manifest: Manifest | None = None
     problem: str = ""
+    verification: Verification | None = None
+    """The last one of this very file; None if there was none."""
+
+    @property
+    def verified(self) -> bool:
+        """Whether a test restore found everything that its manifest says."""
+        return self.proven and self.verification is not None and self.verification.good
 
     @property
     def proven(self) -> bool:

@@ -164,7 +164,8 @@ class Owners:
         """Return the owners among all series and patterns that a run knows of."""
         by_core: dict[str, list[DatabaseSpec]] = {}
         for spec in dict.fromkeys(specs):
-            for text in {short_core(spec), long_core(spec), legacy_core(spec)}:
+            legacy = set() if spec.is_globals else {legacy_core(spec)}  # the bash tool wrote none
+            for text in {short_core(spec), long_core(spec), *legacy}:
                 by_core.setdefault(text, []).append(spec)
         by_host: dict[str, list[DatabasePattern]] = {}
         for pattern in patterns:

@@ -18,7 +18,7 @@ import hashlib
 import re
 import string
 from binascii import unhexlify
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from blake3 import blake3
@@ -46,13 +46,37 @@ class _Digest(Protocol):
     def hexdigest(self) -> str: ...
 
 
+class Tap(Protocol):
+    r"""Gets a dump's pieces, in order, as the scanner understands them.
+
+    What it does not get are psql's own commands, and the line end and the `\.` around each table's rows.
+    Views are only good for the length of the call.
+    """
+
+    def text(self, piece: memoryview, /) -> None:
+        """Take a piece of SQL or of what stands between statements."""
+
+    def end(self) -> None:
+        """Take note that a statement has ended with the last piece."""
+
+    def copy(self, schema: str, table: str, columns: tuple[str, ...], /) -> None:
+        """Take note that the statement that has ended is a COPY, whose rows follow."""
+
+    def rows(self, piece: memoryview, /) -> None:
+        """Take a piece of rows, which may begin and end inside of one."""
+
+    def rows_end(self) -> None:
+        """Take note that the rows have ended."""
+
+
 class Scanner:
     """Takes a dump in chunks of any size; the verdict does not depend on where they are cut.
 
     Memory is bounded by one statement (1 MiB of it) and the list of tables, not by the dump.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tap: Tap | None = None) -> None:
+        self._tap = tap
         self.bytes = 0
         """Bytes of SQL seen so far."""
         self.rows = 0
@@ -77,6 +101,9 @@ class Scanner:
         self._sequences: list[SequenceValue] = []
         self._large_objects: list[LargeObject] = []
         self._roles: dict[bytes, None] = {}
+        self._superusers: dict[bytes, None] = {}
+        self._tablespaces: dict[bytes, None] = {}
+        self._extensions: dict[bytes, None] = {}
         self._frame = Frame()
 
     def feed(self, data: bytes | bytearray, end: int | None = None) -> None:
@@ -107,11 +134,17 @@ class Scanner:
             blocks=tuple(self._blocks),
             sequences=tuple(self._sequences),
             large_objects=tuple(self._large_objects),
-            roles=tuple(sorted(statements.name(role, self._encoding) for role in self._roles)),
+            roles=self._names(self._roles),
+            superusers=self._names(self._superusers),
+            tablespaces=self._names(self._tablespaces),
+            extensions=self._names(self._extensions),
             outside_blake3=self._outside.hexdigest(),
             restricted=self._frame.key is not None,
             problem=self._problem or self._unfinished(),
         )
+
+    def _names(self, identifiers: Iterable[bytes]) -> tuple[str, ...]:
+        return tuple(sorted({statements.name(identifier, self._encoding) for identifier in identifiers}))
 
     def _unfinished(self) -> str:
         if not self.bytes and not self._carry:
@@ -130,6 +163,8 @@ class Scanner:
         """Hash bytes outside COPY, and keep them if they belong to an open statement."""
         piece = self._view[position:to]
         self._outside.update(piece)
+        if self._tap is not None:
+            self._tap.text(piece)
         if self._open and len(self._statement) < _MAX_STATEMENT:
             self._statement += piece
 
@@ -256,6 +291,8 @@ class Scanner:
         found = data.find(b"'", position, end)
         to = end if found < 0 else found
         digits = self._odd_digit + data[position:to]
+        if self._tap is not None:
+            self._tap.text(self._view[position:to])
         even = len(digits) & ~1
         self._odd_digit = bytes(digits[even:])
         try:
@@ -294,7 +331,10 @@ class Scanner:
 
     def _take_rows(self, data: bytes | bytearray, position: int, to: int) -> None:
         rows = data.count(b"\n", position, to)
-        self._digest.update(self._view[position:to])
+        piece = self._view[position:to]
+        self._digest.update(piece)
+        if self._tap is not None:
+            self._tap.rows(piece)
         self._block_rows += rows
         self._block_bytes += to - position
         self.rows += rows
@@ -312,6 +352,8 @@ class Scanner:
             )
         )
         self._outside.update(self._view[marker : marker + 3])
+        if self._tap is not None:
+            self._tap.rows_end()
         self._step = self._sql
         return marker + 3
 
@@ -326,24 +368,36 @@ class Scanner:
         self._frame.statement()
         if statement.startswith(b"COPY "):
             return self._begin_copy(statement, data, after)
+        if self._tap is not None:
+            self._tap.end()
         if statement.startswith(b"SELECT pg_catalog."):
             self._call(statement)
         elif statement.startswith(b"SET client_encoding"):
             self._encoding = statements.client_encoding(statement) or self._encoding
         else:
             self._roles.update(dict.fromkeys(statements.roles(statement)))
+            if owner := statements.superuser(statement):
+                self._superusers[owner] = None
+            elif space := statements.tablespace(statement):
+                self._tablespaces[space] = None
+            elif extension := statements.extension(statement):
+                self._extensions[extension] = None
         return after
 
     def _begin_copy(self, statement: bytes, data: bytes | bytearray, after: int) -> int:
         block = statements.copy(statement, self._encoding)
         if block is None or data[after] != 0x0A:
             self._problem = self._problem or "the dump has a COPY statement of an unknown form"
+            if self._tap is not None:
+                self._tap.end()
             return after
         self._block = block
         self._begin(blake3())
         self._line_start = True
         self._step = self._copy
         self._outside.update(b"\n")
+        if self._tap is not None:
+            self._tap.copy(*block)
         return after + 1
 
     def _call(self, statement: bytes) -> None:

@@ -128,7 +128,26 @@ class Settings(BaseSettings):
     database_server_timeout: units.SomeSeconds = _default("30")
     """How long the server for verifications may take to start."""
     verify_dir: units.Folder = _default("")
-    """Folder for the server that verifications start, and that is deleted afterwards."""
+    """Folder for the servers that verifications start, and that are deleted afterwards; by default, the
+    temporary folder."""
+    verify_level: Annotated[Literal["tables", "rows", "content"], units.Lower] = _default("content")
+    """How much of a restored database is compared with its backup: `tables` are there, `rows` are as many,
+    or `content`: every value is the same."""
+    verify_budget: units.Seconds = _default("0")
+    """After how long no further verification is begun; what was verified longest ago goes first. 0 is no
+    limit."""
+    verify_timeout: units.Seconds = _default("0")
+    """The longest that one verification may take; 0 goes by the size of the backup."""
+    verify_size_factor: units.Some = _default("20")
+    """How many times larger than its SQL text a restored database may become; a gigabyte is always
+    granted."""
+    verify_templates: units.Folder = _default("")
+    """Folder with a data directory for each major version of PostgreSQL (`15`, `16` …), made by initdb, to
+    copy for verifications. Needed only where the user id has no entry in the user database."""
+    max_concurrent_verifications: units.Some = _default("2")
+    """Backups to verify at the same time."""
+    restore_jobs: units.Some = _default("1")
+    """Connections to restore a database over; with 1, it is restored in one transaction if possible."""
 
     ftp_url: units.Hidden = _default("")
     """FTP folder to copy each backup to, ending in a slash; empty turns it off."""

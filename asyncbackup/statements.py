@@ -21,6 +21,13 @@ _GRANT = re.compile(
     rb"(?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES) .* (?:TO|FROM) (%b)[^\"]*;\Z" % _IDENT, re.DOTALL
 )
 _POLICY = re.compile(rb"CREATE POLICY .*? TO (%b(?:, %b)*)" % (_IDENT, _IDENT), re.DOTALL)
+_SUPERUSER = re.compile(
+    rb"ALTER (?:FOREIGN DATA WRAPPER|EVENT TRIGGER|PUBLICATION|SUBSCRIPTION) %b OWNER TO (%b);\Z"
+    % (_IDENT, _IDENT),
+    re.DOTALL,
+)
+_TABLESPACE = re.compile(rb"(?:SET default_tablespace = |CREATE TABLESPACE )(%b)[ ;]" % _IDENT, re.DOTALL)
+_EXTENSION = re.compile(rb"CREATE EXTENSION IF NOT EXISTS (%b) " % _IDENT, re.DOTALL)
 _ROLE_STATEMENTS = (
     b"ALTER ",
     b"SET SESSION ",
@@ -106,3 +113,21 @@ def roles(statement: bytes) -> tuple[bytes, ...]:
         for column in _COLUMN.finditer(match[1])
     ]
     return tuple(role for role in found if role.upper() != b"PUBLIC")
+
+
+def superuser(statement: bytes) -> bytes | None:
+    """Return the identifier of a role that has to be a superuser to own what the statement gives it."""
+    match = _SUPERUSER.match(statement) if statement.startswith(b"ALTER ") else None
+    return match[1] if match else None
+
+
+def tablespace(statement: bytes) -> bytes | None:
+    """Return the identifier of the tablespace in which what follows is made; None for the default one."""
+    match = _TABLESPACE.match(statement) if statement.startswith((b"SET def", b"CREATE TABLES")) else None
+    return match[1] if match else None
+
+
+def extension(statement: bytes) -> bytes | None:
+    """Return the identifier of the extension that the statement makes."""
+    match = _EXTENSION.match(statement) if statement.startswith(b"CREATE EXT") else None
+    return match[1] if match else None

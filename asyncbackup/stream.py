@@ -64,6 +64,7 @@ class Progress:
     """Written by the pump, read by whoever watches: no lock is needed for whole numbers."""
 
     sql_bytes: int = 0
+    file_bytes: int = 0
     rows: int = 0
     moved_at: float = field(default_factory=time.monotonic)
 

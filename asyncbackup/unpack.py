@@ -1,0 +1,117 @@
+"""The way back: file → gunzip → scanner → whoever wants the SQL, in one pass and constant memory.
+
+It runs in a thread, as the pump does. What it returns says all that can be known of a file by reading
+it; whether that is what it should be, `check` decides.
+"""
+
+import contextlib
+import hashlib
+import os
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import FileIO
+from typing import Any
+
+from asyncbackup.model import DumpScan
+from asyncbackup.scanner import Scanner, Tap
+from asyncbackup.stream import Progress
+
+codec: Any = zlib
+with contextlib.suppress(ImportError):  # no wheel for this machine
+    from isal import isal_zlib as codec
+
+_READ = 1 << 16
+_PIECE = 1 << 18  # bytes of SQL at a time, however well they were compressed: a core's cache holds it
+_GZIP = 31  # zlib's window bits for a gzip header and its checks
+_MAGIC = b"\x1f\x8b"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unpacked:
+    """What a file holds, read from its first byte to its last."""
+
+    scan: DumpScan
+    bytes: int
+    sha256: str
+    problem: str
+    """Why it is not a whole gzip file; empty when it is."""
+
+
+class _Gunzip:
+    """Takes compressed bytes, in pieces of any size, and hands on what they hold."""
+
+    def __init__(self, sink: Callable[[bytes], None]) -> None:
+        self._sink = sink
+        self._member = codec.decompressobj(wbits=_GZIP)
+        self._begun = False
+        self.problem = ""
+
+    def feed(self, data: bytes) -> None:
+        while data and not self.problem:
+            if self._member.eof:
+                if not data.startswith(_MAGIC[: len(data)]):
+                    self.problem = "something follows the end of the compressed data"
+                    return
+                self._member = codec.decompressobj(wbits=_GZIP)  # gzip files may be concatenated
+            self._begun = True
+            try:
+                data = self._decompress(data)
+            except (codec.error, zlib.error) as error:
+                self.problem = f"the compressed data is damaged ({error})"
+
+    def _decompress(self, data: bytes) -> bytes:
+        while not self._member.eof:
+            piece = self._member.decompress(data, _PIECE)
+            data = self._member.unconsumed_tail
+            if piece:
+                self._sink(piece)
+            elif not data:
+                break
+        rest: bytes = self._member.unused_data
+        return rest
+
+    def finish(self) -> None:
+        if not self._begun:
+            self.problem = self.problem or "it is empty"
+        elif not self._member.eof:
+            self.problem = self.problem or "the compressed data is cut off"
+
+
+def unpack(
+    source: FileIO,
+    progress: Progress,
+    *,
+    sink: Callable[[bytes], None] | None = None,
+    tap: Tap | None = None,
+) -> Unpacked:
+    """Read a backup from its beginning; `sink` gets the SQL, and whatever it raises ends the reading.
+
+    `progress.sql_bytes` counts SQL, `progress.file_bytes` what was read of the file. The file is left
+    open, at its end. Raises OSError when it cannot be read.
+    """
+    scanner = Scanner(tap)
+    digest = hashlib.sha256()
+
+    def take(piece: bytes) -> None:
+        scanner.feed(piece)
+        if sink is not None:
+            sink(piece)
+        progress.sql_bytes += len(piece)
+        progress.rows = scanner.rows
+        progress.moved_at = time.monotonic()
+
+    gunzip = _Gunzip(take)
+    os.lseek(source.fileno(), 0, os.SEEK_SET)
+    while data := source.read(_READ):
+        digest.update(data)
+        gunzip.feed(data)
+        progress.file_bytes += len(data)
+    gunzip.finish()
+    return Unpacked(
+        scan=scanner.finish(),
+        bytes=progress.file_bytes,
+        sha256=digest.hexdigest(),
+        problem=gunzip.problem,
+    )

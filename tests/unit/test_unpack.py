@@ -1,0 +1,120 @@
+"""Reading a file back: all that can be known of it from its bytes alone."""
+
+import gzip
+import hashlib
+import re
+from collections.abc import Callable
+from io import FileIO
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncbackup import scanner, unpack
+from asyncbackup.stream import Progress
+
+DUMPS = sorted((Path(__file__).parents[1] / "data" / "dumps").glob("pg*.sql"))
+
+
+def read(path: Path, data: bytes, **options: object) -> tuple[unpack.Unpacked, bytes]:
+    path.write_bytes(data)
+    taken: list[bytes] = []
+    with FileIO(path) as source:
+        found = unpack.unpack(source, Progress(), sink=taken.append, **options)  # type: ignore[arg-type]
+    return found, b"".join(taken)
+
+
+@pytest.mark.parametrize("dump", DUMPS, ids=lambda path: path.stem)
+def test_what_was_packed_comes_back_and_is_understood(dump: Path, tmp_path: Path) -> None:
+    text = dump.read_bytes()
+    data = gzip.compress(text)
+    found, back = read(tmp_path / "file", data)
+    assert back == text
+    assert (found.problem, found.scan.problem) == ("", "")
+    assert found.bytes == len(data)
+    assert found.sha256 == hashlib.sha256(data).hexdigest()
+    expected = scanner.Scanner()
+    expected.feed(text)
+    assert found.scan == expected.finish()
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda one: b"", "it is empty"),
+        (lambda one: one[:-1], "cut off"),
+        (lambda one: one[:5], "cut off"),
+        (lambda one: one + b"\0", "follows the end"),
+        (lambda one: one + b"junk", "follows the end"),
+        (lambda one: one + one[:7], "cut off"),
+        (lambda one: one[:-6] + bytes([one[-6] ^ 1]) + one[-5:], "damaged"),
+        (lambda one: one[:-2] + bytes([one[-2] ^ 1]) + one[-1:], "damaged"),
+        (lambda one: b"text" + one, "damaged"),
+        (lambda one: one + one, ""),
+    ],
+)
+def test_whatever_is_no_whole_gzip_file_is_named(
+    make: Callable[[bytes], bytes], problem: str, tmp_path: Path
+) -> None:
+    found, _ = read(tmp_path / "file", make(gzip.compress(b"SELECT 1;\n" * 1000)))
+    assert problem in found.problem
+    assert bool(found.problem) == bool(problem)
+
+
+def test_a_bomb_comes_in_pieces(tmp_path: Path) -> None:
+    sizes: list[int] = []
+    (tmp_path / "file").write_bytes(gzip.compress(bytes(50_000_000)))
+    with FileIO(tmp_path / "file") as source:
+        found = unpack.unpack(source, Progress(), sink=lambda piece: sizes.append(len(piece)))
+    assert found.problem == ""
+    assert sum(sizes) == 50_000_000
+    assert max(sizes) <= 1 << 20
+
+
+class Recorder:
+    """Puts a dump together again from what a tap gets."""
+
+    def __init__(self) -> None:
+        self.whole = bytearray()
+        self.statements: list[bytes] = []
+        self._begun = 0
+
+    def text(self, piece: memoryview) -> None:
+        self.whole += piece
+
+    def end(self) -> None:
+        self.statements.append(bytes(self.whole[self._begun :]))
+        self._begun = len(self.whole)
+
+    def copy(self, schema: str, table: str, columns: tuple[str, ...]) -> None:
+        del schema, table, columns
+        self.end()
+        self.whole += b"\n"
+
+    def rows(self, piece: memoryview) -> None:
+        self.whole += piece
+
+    def rows_end(self) -> None:
+        self.whole += b"\\.\n"
+        self._begun = len(self.whole)
+
+
+@pytest.mark.parametrize("dump", DUMPS, ids=lambda path: path.stem)
+@given(cuts=st.lists(st.integers(1, 70_000), max_size=20))
+def test_a_tap_gets_everything_wherever_it_was_cut(dump: Path, cuts: list[int]) -> None:
+    text = dump.read_bytes()
+    tap = Recorder()
+    reader = scanner.Scanner(tap)
+    position = 0
+    for cut in cuts:
+        reader.feed(text[position : position + cut])
+        position += cut
+    reader.feed(text[position:])
+    assert reader.finish().problem == ""
+    key = re.search(rb"^\\restrict (\w+)$", text, re.MULTILINE)
+    commands = (b"\\restrict " + key[1] + b"\n", b"\\unrestrict " + key[1] + b"\n") if key else ()
+    for command in commands:
+        text = text.replace(command, b"")
+    assert bytes(tap.whole) == text
+    assert all(statement.endswith(b";") for statement in tap.statements)
