@@ -1,19 +1,31 @@
-"""Children that never outlive the block they were started in."""
+"""Children that never outlive the block they were started in, nor us.
+
+A child may run as somebody else: root gives what reads untrusted input, and a PostgreSQL server, which
+refuses to run as root, an unprivileged user's id.
+"""
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
+from pwd import struct_passwd
 from typing import IO
 
 from asyncbackup.errors import ClientError
 from asyncbackup.threads import see_through
 
-_TERM_GRACE = 5.0  # seconds between SIGTERM and SIGKILL for a child that is not wanted any more
+Stop = Sequence[tuple[signal.Signals, float]]
+"""The signals that end a child which is not wanted any more, each with the seconds it is given."""
+
+TERMINATE: Stop = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 60.0))
+KILL: Stop = ((signal.SIGKILL, 60.0),)
+
 _KEEP_LINES = 400
 _KEEP_LINE_BYTES = 2000
 
@@ -40,15 +52,8 @@ class Child:
 
 
 def die_with_parent() -> tuple[str, ...]:
-    """Return what to put before a command so that the kernel ends it when we are killed.
-
-    util-linux's setpriv does it in the child after the fork, which Python itself could only do with a
-    hook that is unsafe beside threads. Without it a dump still ends at its next write, by SIGPIPE.
-    """
-    setpriv = shutil.which("setpriv")
-    # busybox has one, too, which does not know the option.
-    known = setpriv is not None and Path(setpriv).resolve().name == "setpriv"
-    return (setpriv, "--pdeathsig", "TERM", "--") if setpriv and known else ()
+    """Return nothing: `spawn` itself sees to it that a child ends with us."""
+    return ()
 
 
 @contextlib.asynccontextmanager
@@ -56,28 +61,45 @@ async def spawn(
     argv: Sequence[str | Path],
     *,
     env: Mapping[str, str],
-    stdout: int | IO[bytes] = asyncio.subprocess.DEVNULL,
+    stdin: int | FileIO | IO[bytes] = asyncio.subprocess.DEVNULL,
+    stdout: int | FileIO | IO[bytes] = asyncio.subprocess.DEVNULL,
+    stderr: FileIO | IO[bytes] | None = None,
     pass_fds: Sequence[int] = (),
+    account: struct_passwd | None = None,
+    stop: Stop = TERMINATE,
 ) -> AsyncIterator[Child]:
     """Start a program in a session of its own; on leaving the block it has ended, by force if need be.
 
     The session keeps a terminal's Ctrl-C from reaching it before we clean up. Its stderr is read all
-    the time, bounded, so that a chatty program cannot block. Raises ClientError when it cannot run.
+    the time, bounded, so that a chatty program cannot block; or goes to the file `stderr`. `account` is
+    whom it runs as, in `/`, without any way back to our privileges; None means as ourselves.
+
+    Raises ClientError when it cannot run; with an `account`, that may show in its status only.
     """
+    program = str(argv[0])
+    wrapped = [*_confinement(account, stop[0][0]), *argv]
+    switched = account is None or len(wrapped) > len(argv)  # by setpriv, or there is nothing to switch
+    uid, gid, groups = (None, None, None) if switched or not account else (account.pw_uid, account.pw_gid, ())
     try:
+        if account is None:
+            _require(Path(program))
         process = await asyncio.create_subprocess_exec(
-            *(str(part).encode("utf-8", "surrogateescape") for part in argv),  # whatever our locale is
+            *(str(part).encode("utf-8", "surrogateescape") for part in wrapped),  # whatever our locale is
             env=dict(env),
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=stdin,
             stdout=stdout,
-            stderr=asyncio.subprocess.PIPE,
+            stderr=stderr or asyncio.subprocess.PIPE,
+            cwd="/" if account else None,  # ours may be a folder that the account cannot enter
             start_new_session=True,
             pass_fds=pass_fds,
             limit=1 << 16,
+            user=uid,
+            group=gid,
+            extra_groups=groups,
         )
     except OSError as error:
         raise ClientError(
-            f"cannot start {argv[0]}: {error.strerror}",
+            f"cannot start {program}: {error.strerror}",
             hint="check that it exists, is executable, and that limits on processes are not reached",
         ) from error
     child = Child(process)
@@ -85,14 +107,47 @@ async def spawn(
     try:
         yield child
     finally:
-        await _end(child, reader)
+        await _end(child, reader, stop)
+
+
+def _require(program: Path) -> None:
+    """Raise OSError where setpriv would only end with a status."""
+    if not os.access(program, os.X_OK):
+        program.stat()  # says what is wrong, unless it is this:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _confinement(account: struct_passwd | None, last: signal.Signals) -> tuple[str, ...]:
+    """Return what to put before a command so that it runs as `account`, and ends when we are killed.
+
+    util-linux's setpriv does it in the child after the fork, which Python itself could only do with a
+    hook that is unsafe beside threads. Without it, a child of a killed parent ends when it next reads
+    or writes a pipe of ours.
+    """
+    setpriv = _setpriv()
+    if setpriv is None:
+        return ()
+    words = [setpriv, f"--pdeathsig={last.name[3:]}"]
+    if account:
+        words += [
+            f"--reuid={account.pw_uid}",
+            f"--regid={account.pw_gid}",
+            "--clear-groups",
+            "--no-new-privs",
+        ]
+    return (*words, "--")
+
+
+def _setpriv() -> str | None:
+    """Find util-linux's setpriv; busybox has one too, which knows none of these options."""
+    found = shutil.which("setpriv")
+    return found if found and Path(found).resolve().name == "setpriv" else None
 
 
 async def _drain(child: Child) -> None:
     stream = child.process.stderr
-    assert stream is not None  # noqa: S101 - asked for above; tells the type checker
     try:
-        while True:
+        while stream is not None:
             try:
                 line = await stream.readline()
             except ValueError:  # longer than the limit; the reader has thrown it away
@@ -108,21 +163,19 @@ async def _drain(child: Child) -> None:
         child._drained.set()  # noqa: SLF001 - the other half of Child.wait
 
 
-async def _end(child: Child, reader: asyncio.Task[None]) -> None:
+async def _end(child: Child, reader: asyncio.Task[None], stop: Stop) -> None:
     try:
-        await see_through(asyncio.ensure_future(_terminate(child)))
+        await see_through(asyncio.ensure_future(_stop(child, stop)))
     finally:
         reader.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await reader
 
 
-async def _terminate(child: Child) -> None:
-    if child.process.returncode is not None:
-        return
-    child.signal(signal.SIGTERM)
-    try:
-        await asyncio.wait_for(child.process.wait(), _TERM_GRACE)
-    except TimeoutError:
-        child.signal(signal.SIGKILL)
-        await child.process.wait()
+async def _stop(child: Child, stop: Stop) -> None:
+    for number, seconds in stop:
+        if child.process.returncode is not None:
+            return
+        child.signal(number)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(child.process.wait(), seconds)

@@ -16,7 +16,7 @@ from asyncbackup.model import DatabaseSpec, Facts, PgVersion
 from asyncbackup.postgres.connect import JIT_SINCE, Endpoint, child_environment, conninfo, passfile, quoted
 from asyncbackup.postgres.failures import classify
 from asyncbackup.postgres.versions import Client
-from asyncbackup.process import Child, die_with_parent, spawn
+from asyncbackup.process import Child, spawn
 from asyncbackup.stream import PIPE_SIZE, Compressor, Progress, Pumped, pump
 from asyncbackup.threads import in_thread, see_through
 
@@ -96,7 +96,7 @@ async def dump(
     try:
         with sink, passfile(endpoint.password) as (variables, descriptors):
             async with spawn(
-                [*die_with_parent(), *command],
+                command,
                 env={**env, **variables},
                 stdout=sink,
                 pass_fds=descriptors,
