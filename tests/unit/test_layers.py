@@ -21,7 +21,7 @@ RANKS: dict[str, float] = {
     "postgres.child": 4, "postgres.versions": 4, "postgres.failures": 4, "postgres.client": 4.1, "postgres.connect": 4.2, "postgres.cluster": 4.2,
     "postgres.facts": 4.3, "postgres.dump": 4.3, "postgres.globals": 4.3, "postgres.load": 4.4, "postgres.readback": 4.4, "postgres.parallel": 4.5, "postgres.properties": 4.4,
     "targets.*": 4, "notifiers.*": 4,
-    "prune": 5, "check": 3,
+    "prune": 5, "check": 3.1,
     "survey": 5, "tools": 5, "journey": 6, "backup": 6.1, "verify": 6.1, "restore": 6.1,
     "service": 7,
     "samples.*": 7, "demo": 8,
