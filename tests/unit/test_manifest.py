@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncbackup import manifest as manifests
+from asyncbackup import sealed as sealed_files
 from asyncbackup.errors import ManifestError
 from asyncbackup.model import (
     CopyBlock,
@@ -168,7 +169,7 @@ def sealed(**changes: object) -> bytes:
     document = {**json.loads(manifests.to_json(SMALL)), **changes}
     del document["digest"]
     document = {name: value for name, value in document.items() if value is not ...}
-    return json.dumps({**document, "digest": manifests._digest(document)}).encode()
+    return json.dumps({**document, "digest": sealed_files.digest(document)}).encode()
 
 
 @pytest.mark.parametrize("version", [2, 0, -1, 99, "1", 1.5, None, [1], {}])
