@@ -1,7 +1,6 @@
 """A run: every configured database, many at once; one that fails never stops another."""
 
 import asyncio
-import contextlib
 import os
 import secrets
 import time
@@ -17,6 +16,7 @@ from asyncbackup.model import GLOBALS, DatabaseSpec, Outcome, Report, Status
 from asyncbackup.postgres import client as clients_of
 from asyncbackup.postgres import dump as dumps
 from asyncbackup.settings import Settings, credentials
+from asyncbackup.slots import Slots
 from asyncbackup.stream import compressor
 from asyncbackup.survey import Fleet, survey
 from asyncbackup.threads import in_thread
@@ -30,12 +30,7 @@ open files stay few."""
 _WARNINGS = 20
 """What is kept and logged of a database's warnings; all of them stand in its manifest."""
 
-_INTERRUPTED = {
-    "error": "interrupted",
-    "category": "interrupted",
-    "hint": "nothing was published of it; the next run makes a new one",
-    "warnings": [],
-}
+_INTERRUPTED = {"error": "interrupted", "category": "interrupted", "warnings": []}
 
 
 @dataclass(slots=True)
@@ -174,10 +169,9 @@ async def _all(
     of_globals: Sequence[DatabaseSpec],
     board: Board,
 ) -> tuple[tuple[Outcome, ...], tuple[Outcome, ...]]:
-    slots = asyncio.Semaphore(settings.max_concurrent_dumps)
-    per_server = {
-        spec.server: asyncio.Semaphore(settings.max_concurrent_dumps_per_server) for spec in fleet.databases
-    }
+    slots = Slots(
+        settings.max_concurrent_dumps, settings.max_concurrent_dumps_per_server, _PUBLISHING_AT_ONCE
+    )
     order = list(fleet.databases)
     if settings.backup_order == "largest":
         order.sort(key=lambda spec: -fleet.sizes.get(spec, 0))
@@ -185,19 +179,12 @@ async def _all(
     order.sort(key=lambda spec: spec.server in fleet.silent)
     board.waiting = len(order) + len(of_globals)
 
-    publishing = asyncio.Semaphore(_PUBLISHING_AT_ONCE)
-
     async def attempt(spec: DatabaseSpec) -> Outcome:
-        async with contextlib.AsyncExitStack() as finishing, contextlib.AsyncExitStack() as dumping:
-            await dumping.enter_async_context(per_server[spec.server])
-            await dumping.enter_async_context(slots)
-
-            async def handover() -> None:
-                await finishing.enter_async_context(publishing)
-                await dumping.aclose()
-
+        async with slots.place(spec.server) as place:
             board.waiting -= 1
-            board.running[spec] = Journey(spec=spec, size=fleet.sizes.get(spec, 0), handover=handover)
+            clock = asyncio.timeout(tools.deadline)
+            size = fleet.sizes.get(spec, 0)
+            board.running[spec] = Journey(spec=spec, size=size, place=place, clock=clock)
             try:
                 outcome = await _attempt(board.running[spec], tools, found)
             finally:
@@ -219,15 +206,20 @@ async def _attempt(under_way: Journey, tools: Tools, found: inventory.Inventory)
     events = tools.events.bind(host=spec.host, port=spec.port, dbname=spec.dbname or "@globals")
     events.emit("backup.started")
     try:
-        async with asyncio.timeout(tools.deadline) as limit:
+        async with under_way.clock:
             outcome = await journey.back_up(under_way, replace(tools, events=events), found)
     except asyncio.CancelledError:
-        events.error("backup.failed", **_INTERRUPTED, stage=under_way.stage, seconds=_since(under_way))
+        hint = "nothing was published of it; the next run makes a new one"
+        if under_way.stage in {"publishing", "pruning"}:
+            hint = "it may be there all the same: asyncbackup list tells"
+        events.error(
+            "backup.failed", **_INTERRUPTED, hint=hint, stage=under_way.stage, seconds=_since(under_way)
+        )
         raise
     except Exception as error:  # noqa: BLE001 - one database never stops another
         if isinstance(error, ConnectError):
             tools.unreachable.add(spec.server)
-        return _failed(under_way, _late(spec, tools, error) if limit.expired() else error, events)
+        return _failed(under_way, _late(spec, tools, error) if under_way.clock.expired() else error, events)
     backup = outcome.backup
     if backup is not None and backup.manifest is not None:
         manifest = backup.manifest

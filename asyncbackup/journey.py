@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -65,27 +66,41 @@ async def _lock(tools: Tools, spec: DatabaseSpec) -> AsyncIterator[None]:
         yield
 
 
-async def _until_it_succeeds(journey: Journey, tools: Tools, found: inventory.Inventory) -> Backup:
-    """Try, and try anew what may pass by itself; a dump that was killed only once more."""
-    kills, export = 0, True
+@dataclass(slots=True)
+class _Tries:
+    """What the failed tries tell the next one."""
+
+    journey: Journey
+    tools: Tools
+    failed: int = 0
+    killed: int = 0
+    export: bool = True
     last: Exception | None = None
 
-    def again(error: Exception) -> bool:
-        nonlocal kills, export, last
-        last = error
+    def again(self, error: Exception) -> bool:
+        """Whether to try anew what may pass by itself, and begin the pause; a killed dump only once more."""
+        self.failed += 1
+        self.last = error
         if not isinstance(error, AsyncbackupError) or not error.retryable:
             return False
-        if isinstance(error, ConnectError) and journey.spec.server in tools.unreachable:
+        if isinstance(error, ConnectError) and self.journey.spec.server in self.tools.unreachable:
             return False
         if isinstance(error, SnapshotLostError | BusyError):
-            export = False
-        if isinstance(error, KilledDumpError):
-            kills += 1
-            return kills == 1
+            self.export = False
+        self.killed += isinstance(error, KilledDumpError)
+        if self.killed > 1 or self.failed > self.tools.retries:
+            return False
+        self.journey.stage = "pausing"
+        # A server that takes nobody in is not asked by its other databases meanwhile.
+        self.journey.place.pause(on_server=not isinstance(error, ConnectError | BusyError))
         return True
 
+
+async def _until_it_succeeds(journey: Journey, tools: Tools, found: inventory.Inventory) -> Backup:
+    """Try until it succeeds, or trying is over; the pauses are spent away from the journey's place."""
+    tries = _Tries(journey, tools)
     async for attempt in stamina.retry_context(
-        on=again,
+        on=tries.again,
         attempts=tools.retries + 1,
         timeout=None,
         wait_initial=tools.retry_delay,
@@ -93,13 +108,16 @@ async def _until_it_succeeds(journey: Journey, tools: Tools, found: inventory.In
         wait_jitter=tools.retry_delay / 4,
     ):
         with attempt:
-            if last is not None:
-                tools.events.warning("backup.retried", attempt=attempt.num, error=str(last))
+            if tries.last is not None:
+                journey.stage = "waiting"
+                with journey.clock_stopped():
+                    await journey.place.take()
+                tools.events.warning("backup.retried", attempt=attempt.num, error=str(tries.last))
             journey.progress = Progress()
             journey.warnings.clear()  # those of the last try stand in the event above
             if journey.spec.is_globals:
                 return await _globals(journey, tools)
-            return await _database(journey, tools, found, export=export)
+            return await _database(journey, tools, found, export=tries.export)
     raise AssertionError("a retry always ends in a result or an error")
 
 
@@ -202,8 +220,10 @@ async def _write(
             executor=tools.pumps,
             on_flow=on_flow,
         )
+        # From here on it is a matter of moments, and a backup that is there must not be called failed.
         journey.stage = "publishing"
-        await journey.handover()
+        journey.clock.reschedule(None)
+        await journey.place.hand_over()
         journey.warnings += dumped.warnings
 
         def describe(name: str) -> Manifest:

@@ -105,7 +105,8 @@ class Settings(BaseSettings):
     dump_stall_timeout: units.Seconds = _default("30m")
     """A dump that brings nothing for so long is ended; 0 waits for ever."""
     backup_deadline: units.Seconds = _default("0")
-    """The longest that one database may take; 0 is no limit."""
+    """The longest that one database may take until its backup is published, with tries and pauses, but
+    without waiting for its turn; 0 is no limit."""
     lock_wait_timeout: units.LockWait = _default("60s")
     """How long a dump waits for a table that something else has locked; 0 waits for ever."""
     connect_timeout: units.SomeSeconds = _default("10s")
@@ -113,7 +114,7 @@ class Settings(BaseSettings):
     dump_retries: units.AnyOrNone = _default("2")
     """How often a dump is tried again after a failure that may pass by itself."""
     retry_delay: units.Seconds = _default("5s")
-    """Pause before the first new try; each further pause is longer."""
+    """Pause before the first new try; each further pause is longer. Other databases go on meanwhile."""
     dump_globals: bool = _default("true")
     """Whether to back up each server's roles and tablespaces."""
     globals_passwords: bool = _default("false")

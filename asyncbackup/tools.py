@@ -1,7 +1,9 @@
 """What a journey carries with it: the tools that are the same for all, and where it stands."""
 
+import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,6 +14,7 @@ from asyncbackup.events import Events
 from asyncbackup.model import Credentials, DatabaseSpec, Policy, Server
 from asyncbackup.postgres import dump as dumps
 from asyncbackup.postgres.versions import Client
+from asyncbackup.slots import Place
 from asyncbackup.stream import Compressor, Progress
 
 
@@ -30,7 +33,7 @@ class Tools:
     connect_timeout: float
     limits: dumps.Limits
     deadline: float | None
-    """Seconds that one database may take, tries and pauses and all."""
+    """Seconds that one database may take, tries and pauses and all, but not the waiting for its turn."""
     compressor: Compressor
     clients: tuple[Client, ...]
     doors: Mapping[Server, str]
@@ -60,9 +63,20 @@ class Journey:
     spec: DatabaseSpec
     size: int
     """Bytes that the server reports; a dump's SQL is of that order."""
-    handover: Callable[[], Awaitable[None]]
-    """Called when the server has done its part: the next dump may begin while this one is published."""
+    place: Place
+    """Among the running dumps; given up in pauses, and when the server has done its part."""
+    clock: asyncio.Timeout
+    """Ends the journey when its deadline has come."""
     stage: str = "waiting"
     progress: Progress = field(default_factory=Progress)
     started: float = field(default_factory=time.monotonic)
     warnings: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """Keep the deadline from coming nearer."""
+        loop, when = asyncio.get_running_loop(), self.clock.when()
+        left = None if when is None else when - loop.time()
+        self.clock.reschedule(None)
+        yield
+        self.clock.reschedule(None if left is None else loop.time() + left)

@@ -1,11 +1,16 @@
 """A dump that stands still, or takes too long."""
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
-from tests.invariants import Site, at_bytes, stopped, wait_for, wrapper
+import pytest
+
+from tests.invariants import Result, Site, at_bytes, stopped, wait_for, wrapper
 from tests.servers import Database
 
 
@@ -42,3 +47,26 @@ def test_f04_a_deadline(site: Site, big: Database, tmp_path: Path) -> None:
     done = site.backup(PG_BINDIRS=f"{bindir}", BACKUP_DEADLINE="1s")
     assert (done.returncode, done.only["category"]) == (1, "stalled")
     site.check(done, before)
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_f04_a_deadline_that_strikes_while_it_is_published_fails_nothing(site: Site, small: Database) -> None:
+    site.use(small.server, BACKUP_DEADLINE="5s").configure(small)
+    # Its four syncs take eight seconds and more.
+    command = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "--seccomp-bpf",
+        "-e",
+        "inject=fsync:delay_enter=2000000",
+    ]
+    command += [sys.executable, "-m", "asyncbackup", "backup", "--json"]
+    environment = site.cli.environment(site.env)
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    done = Result(returncode=ran.returncode, stdout=ran.stdout, stderr=ran.stderr)
+    assert done.returncode == 0, done.stderr
+    assert done.only["seconds"] > 5
+    site.check(done)

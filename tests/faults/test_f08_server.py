@@ -1,5 +1,6 @@
 """What a server does to a dump: F9 to F14."""
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +114,37 @@ def test_f11_a_lock_that_is_released_is_got_in_the_next_try(
     done = site.end(child)
     assert done.returncode == 0, done.stderr
     site.check_files(left_behind=False)
+
+
+def test_f11_others_go_on_while_one_waits_for_its_next_try(
+    site: Site, small: Database, databases: Databases, table_lock: "subprocess.Popen[str]"
+) -> None:
+    other = databases(sql="CREATE TABLE t AS SELECT 1 AS a")
+    site.use(small.server, MAX_CONCURRENT_DUMPS="1", BACKUP_ORDER="listed").configure(small, other)
+    child = site.start(LOCK_WAIT_TIMEOUT="0.5s", DUMP_RETRIES="1", RETRY_DELAY="60s")
+    assert child.stderr is not None
+    lines: list[str] = []
+    while "backup.finished" not in "".join(lines[-1:]):
+        lines.append(child.stderr.readline())
+        assert lines[-1], "the run ended before"
+        assert "backup.retried" not in lines[-1], "the pause is over, and the other one had to wait for it"
+    assert json.loads(lines[-1])["dbname"] == other.name
+    child.terminate()
+    done = site.end(child)
+    assert done.returncode == 143
+    (failed,) = done.named("backup.failed")
+    assert (failed["dbname"], failed["stage"]) == (small.name, "pausing")
+    site.check(done)
+
+
+def test_f11_the_deadline_strikes_in_a_pause(
+    site: Site, small: Database, table_lock: "subprocess.Popen[str]"
+) -> None:
+    site.use(small.server).configure(small)
+    done = site.backup(LOCK_WAIT_TIMEOUT="0.2s", DUMP_RETRIES="1", RETRY_DELAY="1h", BACKUP_DEADLINE="3s")
+    assert (done.returncode, done.only["category"]) == (1, "stalled")
+    assert [event["stage"] for event in done.named("backup.failed")] == ["pausing"]
+    site.check(done)
 
 
 @pytest.fixture
