@@ -69,6 +69,8 @@ async def run(
         ThreadPoolExecutor(settings.max_concurrent_dumps, "pump") as pumps,
         ThreadPoolExecutor(_PUBLISHING_AT_ONCE, "file") as executor,
     ):
+        if held := await in_thread(executor, _all_held, settings, configured, only):
+            return _locked(held, run_id, started, events, board)
         clients = await clients_of.clients(
             clients_of.bindirs(settings.pg_bindirs, environ.get("PATH", os.defpath)),
             environ.get("LD_LIBRARY_PATH", ""),
@@ -203,7 +205,7 @@ async def _all(
 async def _attempt(under_way: Journey, tools: Tools, found: inventory.Inventory) -> Outcome:
     """Turn whatever stops one database into its outcome: the only blanket `except` there is."""
     spec = under_way.spec
-    events = tools.events.bind(host=spec.host, port=spec.port, dbname=spec.dbname or "@globals")
+    events = _bound(tools.events, spec)
     events.emit("backup.started")
     try:
         async with under_way.clock:
@@ -219,7 +221,10 @@ async def _attempt(under_way: Journey, tools: Tools, found: inventory.Inventory)
     except Exception as error:  # noqa: BLE001 - one database never stops another
         if isinstance(error, ConnectError):
             tools.unreachable.add(spec.server)
-        return _failed(under_way, _late(spec, tools, error) if under_way.clock.expired() else error, events)
+        error = _late(spec, tools, error) if under_way.clock.expired() else error
+        outcome = _failed(spec, error, tuple(under_way.warnings[:_WARNINGS]), _since(under_way))
+        _tell_failure(outcome, error, under_way.stage, events)
+        return outcome
     backup = outcome.backup
     if backup is not None and backup.manifest is not None:
         manifest = backup.manifest
@@ -251,25 +256,67 @@ def _since(under_way: Journey) -> float:
     return round(time.monotonic() - under_way.started, 3)
 
 
-def _failed(under_way: Journey, error: Exception, events: Events) -> Outcome:
-    ours = isinstance(error, AsyncbackupError)
-    outcome = Outcome(
-        spec=under_way.spec,
+def _failed(spec: DatabaseSpec, error: Exception, warnings: tuple[str, ...], seconds: float) -> Outcome:
+    ours = error if isinstance(error, AsyncbackupError) else None
+    return Outcome(
+        spec=spec,
         status=Status.LOCKED if isinstance(error, LockedError) else Status.FAILED,
-        seconds=_since(under_way),
-        warnings=tuple(under_way.warnings[:_WARNINGS]),
-        error=str(error) if ours else f"{under_way.spec}: {type(error).__name__}: {error}",
-        category=error.category if isinstance(error, AsyncbackupError) else "bug",
-        hint=error.hint if isinstance(error, AsyncbackupError) else "this is a defect: please report it",
+        seconds=seconds,
+        warnings=warnings,
+        error=str(error) if ours else f"{spec}: {type(error).__name__}: {error}",
+        category=ours.category if ours else "bug",
+        hint=ours.hint if ours else "this is a defect: please report it",
     )
+
+
+def _tell_failure(outcome: Outcome, error: Exception, stage: str, events: Events) -> None:
     events.error(
         "backup.failed",
         error=outcome.error,
         category=outcome.category,
         hint=outcome.hint,
-        stage=under_way.stage,
+        stage=stage,
         warnings=list(outcome.warnings),
         seconds=outcome.seconds,
-        **({} if ours else {"exc_info": error}),
+        **({} if isinstance(error, AsyncbackupError) else {"exc_info": error}),
     )
-    return outcome
+
+
+def _all_held(
+    settings: Settings, configured: conf.Conf, only: Sequence[DatabaseSpec]
+) -> dict[DatabaseSpec, LockedError]:
+    """Return who holds each series that is asked for; none when one is free, or only servers know them all.
+
+    A second run is told at once, whatever the servers do. The lock that a journey takes stays the truth.
+    """
+    if not only and conf.wanted_servers(configured.patterns):
+        return {}
+    specs = only or conf.resolve(configured.databases, configured.patterns, {}, lines=configured.lines)
+    lock_folder = locks.folder(settings.backup_dir, settings.lock_dir)
+    found = {}
+    for spec in specs:
+        error = locks.held(lock_folder, naming.long_core(spec), str(spec))
+        if error is None:
+            return {}
+        found[spec] = error
+    return found
+
+
+def _locked(
+    held: Mapping[DatabaseSpec, LockedError], run_id: str, started: datetime, events: Events, board: Board
+) -> Report:
+    """Tell a run that has nothing to do."""
+    events.emit("run.started", databases=len(held), servers=len({spec.server for spec in held}))
+    for spec, error in held.items():
+        outcome = _failed(spec, error, (), 0.0)
+        bound = _bound(events, spec)
+        bound.emit("backup.started")
+        _tell_failure(outcome, error, "waiting", bound)
+        board.outcomes.append(outcome)
+    report = Report(run_id=run_id, started_at=started, seconds=0.0, outcomes=tuple(board.outcomes))
+    finish(events, report)
+    return report
+
+
+def _bound(events: Events, spec: DatabaseSpec) -> Events:
+    return events.bind(host=spec.host, port=spec.port, dbname=spec.dbname or "@globals")

@@ -60,6 +60,24 @@ def hold(lock_folder: Path, name: str, what: str, run_id: str, *, wait: float = 
         os.close(descriptor)
 
 
+def held(lock_folder: Path, name: str, what: str) -> LockedError | None:
+    """Return the error that names who holds the lock `name`; None when it is free, or nobody can tell."""
+    path = lock_folder / f"{name}.lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        _acquire(descriptor, path, what, 0.0)
+    except LockedError as error:
+        return error
+    except StorageError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None
+
+
 def claim(descriptor: int) -> bool:
     """Lock a file for as long as it stays open; False when another run holds it, or nobody can tell."""
     try:

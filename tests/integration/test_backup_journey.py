@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import tempfile
@@ -17,8 +18,8 @@ import jsonschema
 import pytest
 from blake3 import blake3
 
+from asyncbackup import locks, naming
 from asyncbackup import manifest as manifests
-from asyncbackup import naming
 from asyncbackup.model import CopyBlock, DatabaseSpec, Manifest
 from tests.invariants import Site, dumps_of, small_disk, until, wait_for, wrapper
 from tests.servers import ODD_NAMES, Database, Databases, Postgres
@@ -534,8 +535,6 @@ def standby(pg15: Postgres) -> Iterator[Postgres]:
 
 
 def free(port: int) -> bool:
-    import socket  # noqa: PLC0415 - a word that the tests use otherwise
-
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
@@ -609,6 +608,34 @@ def test_a_second_run_for_the_same_series_is_told_who_holds_it(
     assert first.returncode == 0, first.stderr
     site.check(first)
     site.check_recovery()
+
+
+def test_a_second_run_is_told_at_once_whatever_the_server_does(site: Site) -> None:
+    """The server takes connections and never answers: nobody may have to wait for that."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        spec = DatabaseSpec("127.0.0.1", deaf.getsockname()[1], "app")
+        other = dataclasses.replace(spec, dbname="other")
+        site.use(POSTGRESQL_USER="x", CONNECT_TIMEOUT="60s").configure(spec, f"!{spec.host}:{spec.port}/gone")
+        folder = site.root / ".asyncbackup"
+        with locks.hold(folder, naming.long_core(spec), "", "run-1"):
+            started = time.monotonic()
+            done = site.backup()
+            assert time.monotonic() - started < 30
+            assert (done.returncode, done.only["category"]) == (4, "locked")
+            assert f"run run-1 (process {os.getpid()} on " in done.only["error"]
+            assert [event["event"] for event in done.events] == [
+                "run.started", "backup.started", "backup.failed", "run.finished",
+            ]  # fmt: skip
+            site.check(done)
+            # Another one is free: that one is tried, and the server asked.
+            site.configure(spec, other)
+            done = site.backup(CONNECT_TIMEOUT="0.5s")
+            assert {one["dbname"]: one["category"] for one in done.databases} == {
+                "app": "locked",
+                "other": "unreachable",
+            }
+            site.check(done)
+        assert site.configure(spec).backup(CONNECT_TIMEOUT="0.5s").only["category"] == "unreachable"
 
 
 @pytest.fixture
