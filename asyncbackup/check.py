@@ -4,11 +4,137 @@ A manifest says what was written, and every sentence here compares with it. With
 bash tool have none), gzip's own checksum and the dump's trailer still tell whether the file is whole.
 """
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import errno
+import os
+import stat
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from io import FileIO
 from itertools import zip_longest
+from pathlib import Path
 
+from asyncbackup import inventory, naming
+from asyncbackup.errors import ManifestError
 from asyncbackup.model import CopyBlock, LargeObject, Manifest, SequenceValue
-from asyncbackup.unpack import Unpacked
+from asyncbackup.stream import Progress
+from asyncbackup.unpack import Unpacked, unpack
+
+_NEAR = timedelta(minutes=1)
+
+
+class State(StrEnum):
+    """What a backup was found to be."""
+
+    GOOD = "good"
+    """Exactly what was written."""
+    WHOLE = "whole"
+    """Undamaged as far as gzip and the dump's end can tell: there is no manifest to compare with."""
+    BAD = "bad"
+    MISSING = "missing"
+    """There is no file, though there should be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What reading a backup from its first byte to its last has shown; each problem names the file."""
+
+    path: Path
+    manifest: Manifest | None
+    unpacked: Unpacked | None
+    """None when it could not be read to its end."""
+    problems: tuple[str, ...]
+
+    @property
+    def state(self) -> State:
+        """What is proven of it."""
+        if self.problems:
+            return State.BAD
+        return State.GOOD if self.manifest else State.WHOLE
+
+
+class StoppedError(Exception):
+    """Whoever waited for the result does not want it any more."""
+
+
+class _Source(FileIO):
+    """A file whose reading ends soon after `stop` was set; a thread cannot be ended otherwise."""
+
+    def __init__(self, descriptor: int, stop: threading.Event) -> None:
+        super().__init__(descriptor)
+        self._stop = stop
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self._stop.is_set():
+            raise StoppedError
+        return super().read(size)
+
+
+def inspect(path: Path, progress: Progress, stop: threading.Event | None = None) -> Checked:
+    """Read a backup and the manifest beside it, and say what is wrong; blocking, for a thread.
+
+    Raises FileNotFoundError when the file is gone, StoppedError soon after `stop` is set.
+    """
+    problems: list[str] = []
+    manifest = None
+    # The manifest first: it is the first to come and the last to go.
+    try:
+        manifest = inventory.read_manifest(path)
+    except ManifestError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            problems.append(error.message)
+        elif inventory.is_ours(path):
+            problems.append(f"{path}: its manifest is missing")
+    if manifest and manifest.file.name != path.name:
+        problems.append(f"{path}: its manifest is that of {manifest.file.name}")
+    unpacked = None
+    try:
+        with _open(path, stop or threading.Event()) as source:
+            unpacked = unpack(source, progress)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        problems.append(f"{path}: it cannot be read: {error.strerror}")
+    else:
+        problems += [f"{path}: {problem}" for problem in judge(unpacked, manifest)]
+    return Checked(path=path, manifest=manifest, unpacked=unpacked, problems=tuple(problems))
+
+
+def _open(path: Path, stop: threading.Event) -> FileIO:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise OSError(errno.EINVAL, "it is a link") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    # What the disk has is asked for, not what memory still holds of it.
+    with contextlib.suppress(OSError):  # advice is not heard everywhere
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    return _Source(descriptor, stop)
+
+
+def orphan(manifest: Path, partials: Iterable[Path]) -> str:
+    """Return what is wrong with a manifest that has no data; nothing where it has not been published yet.
+
+    `partials` are those of the walk that found it; the partial file stays until the data is there.
+    """
+    data = manifest.with_name(manifest.name.removesuffix(naming.MANIFEST))
+    wanted = naming.parse_name(data.name)
+    for partial in partials:
+        unfinished = naming.parse_name(partial.name.removesuffix(naming.PARTIAL))
+        if not unfinished or not wanted or (partial.parent, unfinished.core) != (data.parent, wanted.core):
+            continue
+        if abs(unfinished.stamp - wanted.stamp) < _NEAR:  # where a second is taken, the next one is used
+            return ""
+    if data.exists() or not manifest.exists():
+        return ""
+    return f"{data}: its data is missing, only its manifest is there"
 
 
 def judge(found: Unpacked, manifest: Manifest | None) -> tuple[str, ...]:

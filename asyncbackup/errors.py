@@ -151,6 +151,12 @@ class DamagedError(AsyncbackupError):
     category = "damaged"
 
 
+class NoBackupError(AsyncbackupError):
+    """There is no backup of what was asked for."""
+
+    category = "no_backup"
+
+
 class LoadError(AsyncbackupError):
     """A dump does not load, though the server has all that it needs."""
 

@@ -12,7 +12,7 @@ import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
 
 from asyncbackup import __version__, dbspec
-from asyncbackup.cli import logs, pruning, render, session
+from asyncbackup.cli import checking, logs, pruning, render, session
 from asyncbackup.errors import AsyncbackupError, Exit, UsageError
 
 EXIT_CODES = """\b
@@ -151,6 +151,23 @@ def list_(spec: tuple[str, ...], pattern: str, as_json: bool) -> Exit:
         nothing = f"No backups in {root}" + (" match." if spec or pattern else " yet.")
     session.show(render.listing(found, root, now, nothing))
     return Exit.OK
+
+
+@app.command(epilog=EXIT_CODES, short_help="Read backups again: are they what was written?")
+@_SPEC
+@_FILTER
+@_JSON
+def check(spec: tuple[str, ...], pattern: str, as_json: bool) -> Exit:
+    """Read every backup again, or those of the databases named as host[:port]/dbname, without any server.
+
+    Each file is read once, from its first byte to its last, and compared with its manifest: size, SHA-256,
+    every table's rows and their digest. Backups that the bash tool made have no manifest; of them it can
+    only be said whether they are whole.
+
+    A database that the configuration names and that has no backup is a failure, too.
+    """
+    begun = session.begin()
+    return checking.run(begun, begun.specs(spec), pattern=pattern, as_json=as_json)
 
 
 @app.command(epilog=EXIT_CODES, short_help="Show the settings, databases and schedules.")

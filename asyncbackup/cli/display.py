@@ -3,10 +3,10 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -65,14 +65,48 @@ class _Picture:
         )
 
 
-@contextmanager
-def live(board: Board) -> Iterator[Sink]:
+class _Meter:
+    """One line on bytes that are read: how many, how fast, and the caller's own words."""
+
+    def __init__(self, total: int, done: Callable[[], int], words: Callable[[], str]) -> None:
+        self._total = total
+        self._done = done
+        self._words = words
+        self._started = time.monotonic()
+
+    def __rich__(self) -> Text:
+        done, elapsed = self._done(), time.monotonic() - self._started
+        share = min(done / self._total, 1.0) if self._total else 0.0
+        line = Text(overflow="ellipsis", no_wrap=True)
+        line.append("█" * round(share * _BAR), style="green")
+        line.append("░" * (_BAR - round(share * _BAR)), style="dim")
+        line.append(f" {share:4.0%}  {text.size(done)} of {text.size(self._total)}")
+        line.append(f"  {text.size(done / elapsed if elapsed else 0)}/s")
+        line.append(f"  {text.plain(self._words())}", style="dim")
+        return line
+
+
+def live(board: Board) -> AbstractContextManager[Sink]:
     """Show the board on stderr for the block; the sink prints what ended above it."""
+    return _shown(lambda console: _Picture(board, console), _line)
+
+
+def meter(
+    total: int, done: Callable[[], int], words: Callable[[], str], line: Callable[[Event], Text | None]
+) -> AbstractContextManager[Sink]:
+    """Show on stderr how many bytes of `total` are done; the sink prints `line` of each event above it."""
+    return _shown(lambda _: _Meter(total, done, words), line)
+
+
+@contextmanager
+def _shown(
+    draws: Callable[[Console], RenderableType], words: Callable[[Event], Text | None]
+) -> Iterator[Sink]:
     console = Console(stderr=True)
     lines: deque[Text] = deque()
     told: set[str] = set()
     over = threading.Event()
-    picture = Live(_Picture(board, console), console=console, auto_refresh=False, transient=True)
+    picture = Live(draws(console), console=console, auto_refresh=False, transient=True)
 
     def draw() -> None:
         # One thread writes all, so that no line falls between a picture and its removal.
@@ -82,7 +116,7 @@ def live(board: Board) -> Iterator[Sink]:
             picture.refresh()
 
     def sink(event: Event) -> None:
-        line = _line(event)
+        line = words(event)
         # A server that is down is told of once, not for each of its databases' retries and its globals.
         if line is not None and line.plain not in told:
             told.add(line.plain)
@@ -131,6 +165,25 @@ def _line(event: Event) -> Text | None:
     line = Text("! ", style="yellow")
     line.append(text.plain(_sentence(event)))
     return line
+
+
+def check_line(event: Event) -> Text | None:
+    """Return what a person wants to know of an event while backups are read, or None."""
+    fields = event.fields
+    if event.name == "check.failed":
+        if not fields["problems"]:
+            return None
+        line = Text("✘ ", style="red")
+        line.append(text.plain(str(fields["problems"][0])), style="bold")
+        if more := len(fields["problems"]) - 1:
+            line.append(f" (and {more} more)", style="dim")
+        return line
+    if event.name == "run.interrupted":
+        line = Text("✘ ", style="red")
+        line.append("interrupted", style="bold")
+        line.append(f": {fields['good']} were found good before that, {len(fields['failed'])} bad")
+        return line
+    return _line(event)
 
 
 def _where(event: Event) -> str:
