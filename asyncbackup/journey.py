@@ -3,7 +3,6 @@
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -11,14 +10,7 @@ import stamina
 
 from asyncbackup import __version__, inventory, locks, naming, prune, retention, volume
 from asyncbackup import manifest as manifests
-from asyncbackup.errors import (
-    AsyncbackupError,
-    BusyError,
-    ConnectError,
-    KilledDumpError,
-    SnapshotLostError,
-    SpaceError,
-)
+from asyncbackup.errors import AsyncbackupError, SpaceError
 from asyncbackup.model import (
     Backup,
     DatabaseProperties,
@@ -36,6 +28,7 @@ from asyncbackup.postgres.versions import Client, below_floor, choose
 from asyncbackup.stream import Progress
 from asyncbackup.threads import in_thread
 from asyncbackup.tools import Journey, Tools
+from asyncbackup.tries import Tries
 
 _CERTAINLY_SMALLER = 2  # no dump is expected to shrink below this part of the last one
 _LEAST_FREE = 1 << 20  # bytes; below it not even folders and manifests fit
@@ -66,39 +59,9 @@ async def _lock(tools: Tools, spec: DatabaseSpec) -> AsyncIterator[None]:
         yield
 
 
-@dataclass(slots=True)
-class _Tries:
-    """What the failed tries tell the next one."""
-
-    journey: Journey
-    tools: Tools
-    failed: int = 0
-    killed: int = 0
-    export: bool = True
-    last: Exception | None = None
-
-    def again(self, error: Exception) -> bool:
-        """Whether to try anew what may pass by itself, and begin the pause; a killed dump only once more."""
-        self.failed += 1
-        self.last = error
-        if not isinstance(error, AsyncbackupError) or not error.retryable:
-            return False
-        if isinstance(error, ConnectError) and self.journey.spec.server in self.tools.unreachable:
-            return False
-        if isinstance(error, SnapshotLostError | BusyError):
-            self.export = False
-        self.killed += isinstance(error, KilledDumpError)
-        if self.killed > 1 or self.failed > self.tools.retries:
-            return False
-        self.journey.stage = "pausing"
-        # A server that takes nobody in is not asked by its other databases meanwhile.
-        self.journey.place.pause(on_server=not isinstance(error, ConnectError | BusyError))
-        return True
-
-
 async def _until_it_succeeds(journey: Journey, tools: Tools, found: inventory.Inventory) -> Backup:
     """Try until it succeeds, or trying is over; the pauses are spent away from the journey's place."""
-    tries = _Tries(journey, tools)
+    tries = Tries(journey, tools)
     async for attempt in stamina.retry_context(
         on=tries.again,
         attempts=tools.retries + 1,
@@ -152,6 +115,16 @@ async def _globals(journey: Journey, tools: Tools) -> Backup:
         client = _client(journey, tools, facts)
     command = dumps.globals_command(client, at, tools.limits, passwords=tools.globals_passwords)
     return await _write(journey, tools, command, at, client, facts, _nothing)
+
+
+async def _at_work(tools: Tools, at: Endpoint) -> bool:
+    """Whether the server is at work on a dump that brings nothing; if it cannot be asked, it is not."""
+    try:
+        working, said = await facts_of.activity(at)
+    except AsyncbackupError as error:
+        working, said = False, str(error)
+    tools.events.warning("backup.quiet", server=said, goes_on=working, seconds=tools.limits.stall)
+    return working
 
 
 async def _nothing() -> None:
@@ -219,6 +192,7 @@ async def _write(
             limits=tools.limits,
             executor=tools.pumps,
             on_flow=on_flow,
+            at_work=lambda: _at_work(tools, at),
         )
         # From here on it is a matter of moments, and a backup that is there must not be called failed.
         journey.stage = "publishing"

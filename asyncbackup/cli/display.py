@@ -209,5 +209,8 @@ def _sentence(event: Event) -> str:
             )
         case "backup.retried":
             return f"{_where(event)}: attempt {fields['attempt']}, since {fields['error']}"
+        case "backup.quiet":
+            waited = text.seconds(fields["seconds"])
+            return f"{_where(event)}: nothing has come for {waited}; the server: {fields['server']}"
     details = ", ".join(f"{key}={value}" for key, value in fields.items() if key != "run_id")
     return f"{event.name}: {details}"

@@ -83,15 +83,18 @@ async def dump(
     limits: Limits,
     executor: Executor,
     on_flow: Callable[[], Awaitable[None]],
+    at_work: Callable[[], Awaitable[bool]],
 ) -> Dumped:
     """Run the command into the file `target`, which is left open and to be synced.
 
     Returns only if the program's exit status is 0, every write went well, and the dump is whole.
     Raises DumpError, StorageError and their kin otherwise; then the file is worth nothing. `on_flow`
     is called once when the first bytes have come: the program then holds all its locks and snapshots.
+    `at_work` is asked whether the server is, when nothing has come for the time that `limits` allow.
     """
     env = child_environment(environ, jit=server_version.major >= JIT_SINCE)
     source, sink = _pipe()
+    progress.moved_at = time.monotonic()
     pumping = asyncio.ensure_future(in_thread(executor, pump, source, target, compressor, progress))
     try:
         with sink, passfile(endpoint.password) as (variables, descriptors):
@@ -102,7 +105,7 @@ async def dump(
                 pass_fds=descriptors,
             ) as child:
                 sink.close()  # the pipe ends with its last writer
-                flowing = await _watch(endpoint.spec, child, pumping, progress, limits, on_flow)
+                flowing = await _watch(endpoint.spec, child, pumping, progress, limits, on_flow, at_work)
                 pumped = await pumping
                 status = await child.wait()
     except OSError as error:
@@ -135,21 +138,26 @@ async def _watch(
     progress: Progress,
     limits: Limits,
     on_flow: Callable[[], Awaitable[None]],
+    at_work: Callable[[], Awaitable[bool]],
 ) -> bool:
     """Wait until the pump has ended, and end a dump that stands still; return whether `on_flow` ran."""
-    flowing = False
+    flowing, vouched = False, 0.0
     while not pumping.done():
         await asyncio.wait([pumping], timeout=_LOOK)
         if progress.sql_bytes and not flowing:
             flowing = True
             await on_flow()
-        now = time.monotonic()
-        if limits.stall and now - progress.moved_at > limits.stall:
-            child.signal(signal.SIGKILL)  # it may be stopped, and deaf to anything else
-            raise StalledDumpError(
-                f"{spec}: the dump brought nothing for {limits.stall:g} s and was ended",
-                hint="look for locks and load on the server, or raise DUMP_STALL_TIMEOUT",
-            )
+        since = max(progress.moved_at, vouched)
+        if limits.stall and time.monotonic() - since > limits.stall:
+            if await at_work():
+                vouched = time.monotonic()
+            elif progress.moved_at <= since and not pumping.done():
+                child.signal(signal.SIGKILL)  # it may be stopped, and deaf to anything else
+                raise StalledDumpError(
+                    f"{spec}: the dump brought nothing for {limits.stall:g} s, while the server was not at "
+                    "work on it, and was ended",
+                    hint="look for locks and load on the server, or raise DUMP_STALL_TIMEOUT",
+                )
     return flowing
 
 

@@ -11,7 +11,14 @@ import asyncpg
 from asyncbackup import statements
 from asyncbackup.errors import BusyError, ClientError, ConnectError, KilledDumpError, TransientDumpError
 from asyncbackup.model import DatabaseProperties, Extension, Facts, PgVersion
-from asyncbackup.postgres.connect import JIT_SINCE, Connection, Endpoint, connection, mapped
+from asyncbackup.postgres.connect import (
+    APPLICATION_NAME,
+    JIT_SINCE,
+    Connection,
+    Endpoint,
+    connection,
+    mapped,
+)
 
 FIRST_MODERN = 10
 OLDEST = PgVersion(11, 0)
@@ -138,6 +145,26 @@ async def overview(endpoint: Endpoint) -> Overview:
         sizes={row[0].decode("utf-8", "surrogateescape"): row[1] for row in rows if row[1] is not None},
         closed=tuple(row[0].decode("utf-8", "replace") for row in rows if row[1] is None),
     )
+
+
+# A session that waits for its client, or for a lock, is not at work, whatever its state is called.
+_ACTIVITY = """
+SELECT state IN ('active', 'fastpath function call')
+    AND coalesce(wait_event_type, '') NOT IN ('Client', 'Lock') AS at_work,
+  concat_ws(', ', state, wait_event_type, wait_event)
+FROM pg_catalog.pg_stat_activity
+WHERE datname = current_database() AND usename = session_user AND application_name = $1
+  AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+ORDER BY at_work DESC LIMIT 1
+"""
+
+
+async def activity(endpoint: Endpoint) -> tuple[bool, str]:
+    """Return whether the server is at work on a dump of this database, and what it says of it."""
+    async with connection(endpoint) as connected:
+        with mapped(endpoint.spec):
+            row = await connected.fetchrow(_ACTIVITY, APPLICATION_NAME)
+    return (bool(row[0]), str(row[1])) if row else (False, "no session")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

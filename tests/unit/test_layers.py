@@ -22,7 +22,7 @@ RANKS: dict[str, float] = {
     "postgres.facts": 4.3, "postgres.dump": 4.3, "postgres.globals": 4.3, "postgres.load": 4.4, "postgres.readback": 4.4, "postgres.parallel": 4.5, "postgres.properties": 4.4,
     "targets.*": 4, "notifiers.*": 4,
     "prune": 5, "check": 3.3,
-    "survey": 5, "tools": 5, "journey": 6, "backup": 6.1, "verify": 6.1, "restore": 6.1,
+    "survey": 5, "tools": 5, "tries": 5.1, "journey": 6, "backup": 6.1, "verify": 6.1, "restore": 6.1,
     "service": 7,
     "samples.*": 7, "demo": 8,
     "cli.text": 8, "cli.logs": 8, "cli.display": 8.1, "cli.render": 8.1, "cli.findings": 8.1, "cli.session": 8.2, "cli.pruning": 8.3, "cli.checking": 8.3,
