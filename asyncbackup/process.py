@@ -12,6 +12,7 @@ import shutil
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from io import FileIO
 from pathlib import Path
 from pwd import struct_passwd
@@ -25,6 +26,17 @@ Stop = Sequence[tuple[signal.Signals, float]]
 
 TERMINATE: Stop = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 60.0))
 KILL: Stop = ((signal.SIGKILL, 60.0),)
+
+
+class Network(Enum):
+    """What a child has of the network; Unix sockets in the file system reach it in any case."""
+
+    OURS = auto()
+    NONE = auto()
+    """A namespace of its own, made with root's rights before they are dropped."""
+    NONE_OF_USER = auto()
+    """The same, where an ordinary user may make one inside a user namespace."""
+
 
 _KEEP_LINES = 400
 _KEEP_LINE_BYTES = 2000
@@ -51,11 +63,6 @@ class Child:
             os.killpg(self.process.pid, number)
 
 
-def die_with_parent() -> tuple[str, ...]:
-    """Return nothing: `spawn` itself sees to it that a child ends with us."""
-    return ()
-
-
 @contextlib.asynccontextmanager
 async def spawn(
     argv: Sequence[str | Path],
@@ -66,25 +73,29 @@ async def spawn(
     stderr: FileIO | IO[bytes] | None = None,
     pass_fds: Sequence[int] = (),
     account: struct_passwd | None = None,
+    network: Network = Network.OURS,
     stop: Stop = TERMINATE,
 ) -> AsyncIterator[Child]:
     """Start a program in a session of its own; on leaving the block it has ended, by force if need be.
 
     The session keeps a terminal's Ctrl-C from reaching it before we clean up. Its stderr is read all
     the time, bounded, so that a chatty program cannot block; or goes to the file `stderr`. `account` is
-    whom it runs as, in `/`, without any way back to our privileges; None means as ourselves.
+    whom it runs as, in `/`, with none of our privileges; None means as ourselves. Setuid programs give
+    it no more.
 
-    Raises ClientError when it cannot run; with an `account`, that may show in its status only.
+    Raises ClientError when it cannot run; with an `account`, that may show in its status only. An
+    account or a network that cannot be had never means that it runs without.
     """
     program = str(argv[0])
-    wrapped = [*_confinement(account, stop[0][0]), *argv]
-    switched = account is None or len(wrapped) > len(argv)  # by setpriv, or there is nothing to switch
-    uid, gid, groups = (None, None, None) if switched or not account else (account.pw_uid, account.pw_gid, ())
+    confinement = _confinement(account, network, stop[0][0])
+    switch = None if confinement else account  # else setpriv does it
     try:
         if account is None:
             _require(Path(program))
         process = await asyncio.create_subprocess_exec(
-            *(str(part).encode("utf-8", "surrogateescape") for part in wrapped),  # whatever our locale is
+            *(
+                str(part).encode("utf-8", "surrogateescape") for part in (*confinement, *argv)
+            ),  # whatever our locale is
             env=dict(env),
             stdin=stdin,
             stdout=stdout,
@@ -93,9 +104,9 @@ async def spawn(
             start_new_session=True,
             pass_fds=pass_fds,
             limit=1 << 16,
-            user=uid,
-            group=gid,
-            extra_groups=groups,
+            user=switch.pw_uid if switch else None,
+            group=switch.pw_gid if switch else None,
+            extra_groups=() if switch else None,
         )
     except OSError as error:
         raise ClientError(
@@ -117,31 +128,51 @@ def _require(program: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
-def _confinement(account: struct_passwd | None, last: signal.Signals) -> tuple[str, ...]:
-    """Return what to put before a command so that it runs as `account`, and ends when we are killed.
+async def without_network(account: struct_passwd | None, env: Mapping[str, str]) -> Network:
+    """Find out how this account's children can be kept off the network; OURS if this system cannot."""
+    if _util_linux("setpriv") and _util_linux("unshare"):
+        for network in (Network.NONE, Network.NONE_OF_USER):
+            try:
+                async with spawn(
+                    ["/usr/bin/env", "true"], env=env, account=account, network=network
+                ) as child:
+                    if await child.wait() == 0:
+                        return network
+            except ClientError:
+                break  # there is no env(1) to try it with
+    return Network.OURS
 
-    util-linux's setpriv does it in the child after the fork, which Python itself could only do with a
-    hook that is unsafe beside threads. Without it, a child of a killed parent ends when it next reads
-    or writes a pipe of ours.
+
+def _confinement(account: struct_passwd | None, network: Network, last: signal.Signals) -> tuple[str, ...]:
+    """Return what to put before a command so that it runs as it should, and ends when we are killed.
+
+    util-linux's programs do it in the child after the fork, which Python itself could only do with a
+    hook that is unsafe beside threads. Each becomes the next by exec, so that the process stays the
+    same. Without them, a child of a killed parent ends when it next reads or writes a pipe of ours.
     """
-    setpriv = _setpriv()
+    setpriv, unshare = _util_linux("setpriv"), _util_linux("unshare")
+    if network is not Network.OURS and not (setpriv and unshare):
+        raise ClientError("cannot keep a child off the network without util-linux's setpriv and unshare")
     if setpriv is None:
         return ()
-    words = [setpriv, f"--pdeathsig={last.name[3:]}"]
+    with_us = f"--pdeathsig={last.name[3:]}"  # comes last: the kernel forgets it when privileges change
+    drop: tuple[str, ...] = ("--no-new-privs",)
     if account:
-        words += [
-            f"--reuid={account.pw_uid}",
-            f"--regid={account.pw_gid}",
-            "--clear-groups",
-            "--no-new-privs",
-        ]
-    return (*words, "--")
+        drop += (f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups")
+    match network:
+        case Network.OURS:
+            return (setpriv, *drop, with_us, "--")
+        case Network.NONE:
+            return (f"{unshare}", "--net", "--", setpriv, *drop, with_us, "--")
+        case Network.NONE_OF_USER:
+            own = (f"{unshare}", "--user", "--map-current-user", "--net", "--")
+            return (setpriv, *drop, "--", *own, setpriv, with_us, "--")
 
 
-def _setpriv() -> str | None:
-    """Find util-linux's setpriv; busybox has one too, which knows none of these options."""
-    found = shutil.which("setpriv")
-    return found if found and Path(found).resolve().name == "setpriv" else None
+def _util_linux(name: str) -> str | None:
+    """Find a program of util-linux; busybox has some of them, too, which know fewer options."""
+    found = shutil.which(name)
+    return found if found and Path(found).resolve().name == name else None
 
 
 async def _drain(child: Child) -> None:

@@ -3,10 +3,11 @@
 import asyncio
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from io import FileIO
 from pathlib import Path
+from pwd import struct_passwd
 
 from asyncbackup.errors import ClientError
 from asyncbackup.model import PgVersion
@@ -50,18 +51,44 @@ async def clients(folders: Iterable[Path], library_path: str = "") -> tuple[Clie
     return tuple(client for client in found if client)
 
 
-async def _client(folder: Path, library_path: str) -> Client | None:
+def servers(found: Iterable[Client]) -> tuple[Client, ...]:
+    """Return those that come with a server, and with all that a throw-away one takes."""
+    return tuple(
+        client
+        for client in found
+        if all(os.access(client.bindir / program, os.X_OK) for program in ("initdb", "postgres", "psql"))
+    )
+
+
+async def version_of(
+    program: Path, env: Mapping[str, str], account: struct_passwd | None = None
+) -> PgVersion | None:
+    """Ask a program of PostgreSQL for its version; None when it is of no release.
+
+    Raises ClientError when this account cannot run it.
+    """
     reader, writer = os.pipe()
-    env = {"LC_ALL": "C", "LD_LIBRARY_PATH": library_path} if library_path else {"LC_ALL": "C"}
+    # Through env(1): setpriv itself still has root's capabilities while it looks for its command.
+    command: list[str | Path] = ["/usr/bin/env", program, "--version"] if account else [program, "--version"]
     with FileIO(reader, "r") as source, FileIO(writer, "w") as sink:
         try:
             async with asyncio.timeout(_PATIENCE):
-                async with spawn([folder / "pg_dump", "--version"], env=env, stdout=sink) as child:
+                async with spawn(command, env=env, stdout=sink, account=account) as child:
                     sink.close()
-                    if await child.wait() != 0:
-                        return None
-        except (ClientError, TimeoutError):
-            return None
-        said = (source.read(_LINE) or b"").decode("utf-8", "replace")
-    match = _VERSION.search(said)
-    return Client(bindir=folder, version=PgVersion(int(match[1]), int(match[2]))) if match else None
+                    if status := await child.wait():
+                        said = "; ".join(child.stderr) or f"status {status}"
+                        raise ClientError(f"{program} --version failed: {said}")
+        except TimeoutError:
+            raise ClientError(f"{program} --version does not end") from None
+        text = (source.read(_LINE) or b"").decode("utf-8", "replace")
+    match = _VERSION.search(text)
+    return PgVersion(int(match[1]), int(match[2])) if match else None
+
+
+async def _client(folder: Path, library_path: str) -> Client | None:
+    env = {"LC_ALL": "C", "LD_LIBRARY_PATH": library_path} if library_path else {"LC_ALL": "C"}
+    try:
+        version = await version_of(folder / "pg_dump", env)
+    except ClientError:
+        return None
+    return Client(bindir=folder, version=version) if version else None

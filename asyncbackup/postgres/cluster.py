@@ -2,7 +2,8 @@
 
 The server trusts its data to nothing (fsync=off): it is for what can be made again. It listens on a
 Unix socket in a folder that nobody else can enter; on TCP, if asked for, only on loopback and only
-with a random password, because whoever gets in as superuser runs programs as the server's user.
+with a random password, because whoever gets in as superuser runs programs as the server's user. For
+what nobody vouches for, such as a dump to be verified, it runs without any network.
 
 PostgreSQL refuses to run as root. Root therefore gives the server an unprivileged user's id, and
 where that user cannot reach the binaries of a wheel (a virtual environment below a 0700 home), they
@@ -11,16 +12,13 @@ are copied to where it can.
 
 import asyncio
 import importlib.util
-import os
 import secrets
-import shutil
+import signal
 import socket
 import tempfile
-import time
-from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from pwd import struct_passwd
 from typing import IO
@@ -30,7 +28,9 @@ from asyncpg.connect_utils import SessionAttribute
 
 from asyncbackup.errors import ClientError
 from asyncbackup.model import PgVersion, Secret
-from asyncbackup.postgres.child import account_for, finished, running
+from asyncbackup.postgres import datadir, folders
+from asyncbackup.postgres.datadir import TEMPLATE_SUPERUSER, Site
+from asyncbackup.process import Child, Network, Stop, spawn, without_network
 from asyncbackup.threads import in_thread
 
 SUPERUSER = "postgres"
@@ -47,9 +47,37 @@ THROW_AWAY: Mapping[str, str] = {
 }
 """What a server may skip whose data nobody will miss; `settings` override it."""
 
+SCRATCH: Mapping[str, str] = {
+    "shared_preload_libraries": "",
+    "restart_after_crash": "on",  # a dump that crashes its backend does not end the others' server
+    "max_connections": "50",
+    "max_locks_per_transaction": "1024",  # a dump of some thousand tables in one transaction
+    "max_worker_processes": "4",
+    "allow_in_place_tablespaces": "on",
+    "autovacuum": "off",
+    "jit": "off",
+    "synchronize_seqscans": "off",
+    "shared_buffers": "128MB",
+    "maintenance_work_mem": "128MB",
+    "max_wal_size": "1GB",
+    "checkpoint_timeout": "1h",
+    "log_checkpoints": "off",
+    # The log is read when the server fails; a dump's own errors are told to who loads it.
+    "log_min_messages": "log",
+    "log_min_error_statement": "panic",
+}
+"""What the server of a verification has besides; what its version does not know is left out."""
+
+_SINCE: Mapping[str, Mapping[int, int]] = {
+    "jit": {11: 0},
+    "allow_in_place_tablespaces": {10: 22, 11: 17, 12: 12, 13: 8, 14: 5, 15: 0},
+}
+"""Settings that old versions do not know: the first minor of each major that does."""
+
+_STOP: Stop = ((signal.SIGINT, 10), (signal.SIGQUIT, 10), (signal.SIGKILL, 60))
+"""Fast shutdown, immediate shutdown, which kills after 5 seconds what is left, and the end."""
+
 _EMBEDDED: Mapping[int, str] = {16: "pginstall", 18: "pginstall18"}
-_MAX_SOCKET_PATH = 107  # sun_path of unix(7) has 108 bytes, the last of which is NUL
-_LOG_TAIL = 2000
 _PORT_ATTEMPTS = 3
 
 
@@ -61,6 +89,7 @@ class Cluster:
     """What clients name: 127.0.0.1 where it listens on TCP, else the socket's folder."""
     port: int
     user: str
+    """The superuser."""
     password: Secret
     """Needed on TCP only; empty where it does not listen there."""
     socket: Path
@@ -69,10 +98,44 @@ class Cluster:
     log: Path
     pid: int
     version: PgVersion
+    account: struct_passwd | None
+    """Whom the server runs as, and its clients should; None is ourselves."""
+    network: Network
+    """What the server has of the network; its clients can have the same."""
+    swept: folders.Swept
+    """What was found below `root` of runs that were killed."""
+    server: Child = field(repr=False)
+
+    @property
+    def isolated(self) -> bool:
+        """Whether the server has no network."""
+        return self.network is not Network.OURS
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server still runs; one that restarts after a crash of a backend does."""
+        return self.server.process.returncode is None
+
+    def failure(self) -> ClientError | None:
+        """Return an error with the end of the log if the server is not alive any more."""
+        if self.alive:
+            return None
+        status = self.server.process.returncode
+        said = datadir.tail(self.log)
+        return ClientError(f"the throw-away PostgreSQL server ended by itself, with status {status}: {said}")
+
+    def usage(self) -> int:
+        """Return the bytes on disk of everything that the server writes in its folder; blocking."""
+        return folders.usage(self.datadir) + folders.usage(self.log)
+
+    def usage_of(self, database_oid: int) -> int:
+        """Return the bytes on disk of one database, wherever its tablespaces lie in here; blocking."""
+        spread = self.datadir.glob(f"pg_tblspc/*/*/{database_oid}")
+        return sum(map(folders.usage, (self.datadir / "base" / f"{database_oid}", *spread)))
 
     async def connect(self, dbname: str = "postgres") -> "asyncpg.Connection[asyncpg.Record]":
         """Connect as superuser, by the socket."""
-        return await _connect(self.socket, self.port, dbname)
+        return await _connect(self.socket, self.port, self.user, dbname)
 
 
 def embedded_bindirs() -> dict[int, Path]:
@@ -95,84 +158,135 @@ async def cluster(
     locale: str = "C",
     initdb_options: Sequence[str] = (),
     owner: str = "nobody",
+    superuser: str = SUPERUSER,
+    template: Path | None = None,
+    isolated: bool = False,
+    environ: Mapping[str, str] | None = None,
     patience: float = 60,
 ) -> AsyncIterator[Cluster]:
-    """Initialise and run a server below `root` (the temporary folder), and remove it afterwards.
+    """Make and run a server below `root` (the temporary folder), and remove it afterwards.
 
-    `port` is a wish for TCP: where it is taken, another one is used. `owner` matters to root only.
-    `patience` is the seconds that the server may take until it accepts connections.
+    What runs that were killed have left there is removed first. `port` is a wish for TCP: where it is
+    taken, another one is used. `owner` matters to root only. `template` is a data directory, made by
+    initdb with the superuser TEMPLATE_SUPERUSER, that is copied instead of calling initdb. `isolated`
+    runs the server without any network where the system can; `Cluster.isolated` says whether. Of
+    `environ`, only what programs need to be found is handed on. `patience` is the seconds that the
+    server may take until it accepts connections.
 
     Raises:
         ClientError: the binaries cannot be run, or the server does not come up.
     """
-    account = account_for(owner)
+    if isolated and tcp:
+        raise ValueError("a server without a network cannot listen on TCP")
+    account = datadir.account_for(owner, template)
+    root = root or Path(tempfile.gettempdir())
+    swept = await in_thread(None, folders.sweep, root)
     async with AsyncExitStack() as stack:
-        base = await stack.enter_async_context(_folder(root or Path(tempfile.gettempdir()), account))
-        log = stack.enter_context(_open_private(base / "log"))
-        bindir = await _reachable(bindir, base, account, log)
-        data, sockets = _subfolder(base, "data", account), _subfolder(base, "s", account)
-        if len(os.fsencode(f"{sockets}/.s.PGSQL.65535")) > _MAX_SOCKET_PATH:
-            short = await stack.enter_async_context(_folder(Path("/tmp"), account))  # noqa: S108 - it is short
-            sockets = _subfolder(short, "s", account)
-        command = [f"{bindir}/initdb", "-D", f"{data}", "-U", SUPERUSER, "-E", encoding, f"--locale={locale}"]
-        command += ["--auth=trust", "--auth-host=scram-sha-256", "--no-sync", "--no-instructions"]
-        if await finished([*command, *initdb_options], account, log) != 0:
-            raise _failure(f"{bindir}/initdb failed", _tail(log), account)
+        folder = await stack.enter_async_context(folders.folder(root, account))
+        log = stack.enter_context(_open_private(folder.path / "log"))
+        site = Site(base=folder.path, account=account, env=datadir.environment(environ or {}), log=log)
+        bindir, version = await datadir.reachable(bindir, site)
+        sockets = await stack.enter_async_context(folders.sockets(site.base, account))
+        if template:
+            await in_thread(None, datadir.copy_template, template, version, site)
+        else:
+            options = ["-E", encoding, f"--locale={locale}", *initdb_options]
+            await datadir.initialise(bindir, version, site, superuser, options)
         chosen = {**THROW_AWAY, **(settings or {}), "unix_socket_directories": f"{sockets}"}
         chosen |= {"listen_addresses": LOOPBACK if tcp else "", "unix_socket_permissions": "0700"}
+        start = _Start(
+            site=site,
+            program=bindir / "postgres",
+            settings={name: value for name, value in chosen.items() if _known(name, version)},
+            sockets=sockets,
+            network=await without_network(account, site.env) if isolated else Network.OURS,
+            user=TEMPLATE_SUPERUSER if template else superuser,
+            patience=patience,
+        )
         for attempt in range(1, _PORT_ATTEMPTS + 1):
             number = _free_port(port) if tcp else port or 5432
-            options = [word for name, value in chosen.items() for word in ("-c", f"{name}={value}")]
-            command = [f"{bindir}/postgres", "-D", f"{data}", "-p", f"{number}", *options]
-            server = await stack.enter_async_context(running(command, account, log))
             try:
-                password, version = await _ready(server, sockets, number, patience, set_password=tcp)
+                server = await start.on(number, stack)
                 break
-            except (OSError, asyncpg.PostgresError) as error:
-                text = _tail(log)
+            except ClientError:
                 # Somebody took the port between our look at it and the server's.
-                if tcp and "Address already in use" in text and attempt < _PORT_ATTEMPTS:
-                    continue
-                raise _failure(f"{bindir}/postgres did not come up ({error})", text, account) from error
+                taken = "Address already in use" in datadir.tail(site.base / "log")
+                if not (tcp and taken and attempt < _PORT_ATTEMPTS):
+                    raise
+        folder.namespace = folders.network_of(server.process.pid) if start.network is not Network.OURS else ""
+        if template:
+            await _rename_superuser(start, number, superuser)
+        password = secrets.token_hex(16) if tcp else ""
+        if tcp:
+            await _execute(
+                sockets, number, superuser, f"ALTER ROLE {_identifier(superuser)} PASSWORD '{password}'"
+            )
         yield Cluster(
             host=LOOPBACK if tcp else f"{sockets}",
             port=number,
-            user=SUPERUSER,
-            password=password,
+            user=superuser,
+            password=Secret(password),
             socket=sockets,
-            datadir=data,
+            datadir=site.data,
             bindir=bindir,
-            log=base / "log",
-            pid=server.pid,
+            log=site.base / "log",
+            pid=server.process.pid,
             version=version,
+            account=account,
+            network=start.network,
+            swept=swept,
+            server=server,
         )
 
 
-@asynccontextmanager
-async def _folder(parent: Path, account: struct_passwd | None) -> AsyncIterator[Path]:
-    """Make a folder that is removed afterwards, whatever happens."""
-    folder = _make_folder(parent, account)
-    try:
-        yield folder
-    finally:
-        await in_thread(None, _remove, folder)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Start:
+    """What it takes to start a server, but for the port."""
 
+    site: Site
+    program: Path
+    settings: Mapping[str, str]
+    sockets: Path
+    network: Network
+    user: str
+    patience: float
 
-def _make_folder(parent: Path, account: struct_passwd | None) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="asyncbackup-pg-", dir=parent)).absolute()
-    if account:
-        # It stays root's, so that the server cannot swap what root writes there; the server may pass
-        # through to its own folders, which are closed to everyone else.
-        folder.chmod(0o711)
-    return folder
+    async def on(self, port: int, stack: AsyncExitStack) -> Child:
+        """Start the server, for as long as the stack lasts, and wait until it accepts connections."""
+        options = [word for name, value in self.settings.items() for word in ("-c", f"{name}={value}")]
+        server = await stack.enter_async_context(
+            spawn(
+                [self.program, "-D", self.site.data, "-p", f"{port}", *options],
+                env=self.site.env,
+                stdout=self.site.log,
+                stderr=self.site.log,
+                account=self.site.account,
+                network=self.network,
+                stop=_STOP,
+            )
+        )
+        try:
+            async with asyncio.timeout(self.patience):
+                await self._until_ready(server, port)
+        except TimeoutError as error:
+            raise self.site.failure(
+                f"{self.program} did not come up within {self.patience:g} s",
+                "the machine or its disk is slow: give it longer with DATABASE_SERVER_TIMEOUT",
+            ) from error
+        except (OSError, asyncpg.PostgresError) as error:
+            raise self.site.failure(f"{self.program} did not come up ({error})") from error
+        return server
 
-
-def _subfolder(base: Path, name: str, account: struct_passwd | None) -> Path:
-    folder = base / name
-    folder.mkdir(0o700)
-    if account:
-        os.chown(folder, account.pw_uid, account.pw_gid)
-    return folder
+    async def _until_ready(self, server: Child, port: int) -> None:
+        while server.process.returncode is None:
+            try:
+                connection = await _connect(self.sockets, port, self.user, "postgres")
+            except (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError):
+                await asyncio.sleep(0.02)  # not there yet, or still starting up
+            else:
+                await connection.close()
+                return
+        raise ConnectionAbortedError(f"it ended with status {server.process.returncode}")
 
 
 def _open_private(path: Path) -> IO[bytes]:
@@ -180,80 +294,44 @@ def _open_private(path: Path) -> IO[bytes]:
     return path.open("ab")
 
 
-def _remove(folder: Path) -> None:
-    """Remove a tree in which the last processes of a killed server may still be writing."""
-    for _ in range(100):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            return
-        time.sleep(0.05)
-    shutil.rmtree(folder)
+def _known(setting: str, version: PgVersion) -> bool:
+    """Whether a version has this setting."""
+    since = _SINCE.get(setting, {0: 0})
+    return version.major > max(since) or version.minor >= since.get(version.major, version.minor + 1)
 
 
-async def _reachable(bindir: Path, base: Path, account: struct_passwd | None, log: IO[bytes]) -> Path:
-    """Return a folder of these binaries that the account can run: `bindir`, or else a copy in `base`."""
-    if account is None or await _runs(bindir, account, log):
-        return bindir
-    prefix, package = bindir.parent, bindir.parent.parent
-    libraries = package.parent / f"{package.name}.libs"
-    copied = base / "wheel" / package.name / prefix.name / bindir.name
-    if libraries.is_dir():
-        # The binaries look for their libraries at $ORIGIN/../../../<package>.libs.
-        trees = {prefix: copied.parent, libraries: base / "wheel" / libraries.name}
-        await in_thread(None, _copy, trees, base / "wheel")
-        if await _runs(copied, account, log):
-            return copied
-    raise _failure(f"the user {account.pw_name!r} cannot run {bindir}/initdb", _tail(log), account)
+async def _rename_superuser(start: _Start, port: int, name: str) -> None:
+    """Give the superuser of a template's copy its name, which takes another: nobody renames himself."""
+    helper = f"helper_{secrets.token_hex(8)}"
+    await _execute(start.sockets, port, start.user, f"CREATE ROLE {helper} SUPERUSER LOGIN")
+    rename = f"ALTER ROLE {_identifier(start.user)} RENAME TO {_identifier(name)}"
+    await _execute(start.sockets, port, helper, rename)
+    await _execute(start.sockets, port, name, f"DROP ROLE {helper}")
 
 
-def _copy(trees: Mapping[Path, Path], top: Path) -> None:
-    for source, target in trees.items():
-        shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("include"))
-    # Our umask, or that of whoever installed the wheel, may close this to everyone else, too.
-    for path in (top, *top.rglob("*")):
-        if not path.is_symlink():
-            readable = path.stat().st_mode & 0o500
-            path.chmod(readable | readable >> 3 | readable >> 6 | 0o200)
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
-async def _ready(
-    server: Process, sockets: Path, port: int, patience: float, *, set_password: bool
-) -> tuple[Secret, PgVersion]:
-    """Wait until the server accepts connections; return the superuser's new password, and the version."""
-    async with asyncio.timeout(patience):
-        while server.returncode is None:
-            try:
-                connection = await _connect(sockets, port, "postgres")
-            except (OSError, asyncpg.PostgresError):  # not there yet, or still starting up
-                await asyncio.sleep(0.02)
-                continue
-            try:
-                password = secrets.token_hex(16) if set_password else ""
-                if set_password:
-                    await connection.execute(f"ALTER ROLE {SUPERUSER} PASSWORD '{password}'")
-                number = int(await connection.fetchval("SHOW server_version_num"))
-                return Secret(password), PgVersion(*divmod(number, 10000))
-            finally:
-                await connection.close()
-    raise ConnectionAbortedError(f"it ended with status {server.returncode}")
+async def _execute(sockets: Path, port: int, user: str, sql: str) -> None:
+    connection = await _connect(sockets, port, user, "postgres")
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()
 
 
-async def _connect(sockets: Path, port: int, dbname: str) -> "asyncpg.Connection[asyncpg.Record]":
+async def _connect(sockets: Path, port: int, user: str, dbname: str) -> "asyncpg.Connection[asyncpg.Record]":
     # Everything is named, so that no PG* variable around us decides anything.
     return await asyncpg.connect(
         host=f"{sockets}",
         port=port,
-        user=SUPERUSER,
+        user=user,
         password="",
         database=dbname,
         ssl=False,
         target_session_attrs=SessionAttribute.any,
     )
-
-
-async def _runs(bindir: Path, account: struct_passwd, log: IO[bytes]) -> bool:
-    # Through env(1): setpriv itself still has root's capabilities while it looks for its command.
-    return await finished(["/usr/bin/env", f"{bindir}/initdb", "--version"], account, log) == 0
 
 
 def _free_port(wanted: int) -> int:
@@ -266,13 +344,3 @@ def _free_port(wanted: int) -> int:
             probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _tail(log: IO[bytes]) -> str:
-    """Return the end of what the children have said."""
-    return Path(log.name).read_text("utf-8", "replace")[-_LOG_TAIL:].strip()
-
-
-def _failure(what: str, said: str, account: struct_passwd | None) -> ClientError:
-    hint = f"as root, the server runs as {account.pw_name!r}, who must reach its folder" if account else ""
-    return ClientError(f"{what}: {said}" if said else what, hint=hint)

@@ -63,3 +63,22 @@ def choose(server: PgVersion, clients: Iterable[Client]) -> Client:
         hint=f"install the client of PostgreSQL {server.major} (Debian: postgresql-client-{server.major}) "
         "or name its folder in PG_BINDIRS",
     )
+
+
+def server_for(major: int, servers: Iterable[Client]) -> Client:
+    """Choose the server that a dump of this major version loads into, or raise ClientError.
+
+    It is the same major, or else the next newer one that is installed: PostgreSQL promises that dumps
+    load into newer servers, and nothing of older ones.
+    """
+    found = tuple(servers)
+    majors = {server.version.major for server in found if server.version.major >= major}
+    if majors:
+        chosen = min(majors)
+        return max((s for s in found if s.version.major == chosen), key=lambda s: s.version)
+    have = ", ".join(f"{s.version} ({s.bindir})" for s in found) or "none"
+    raise ClientError(
+        f"no installed PostgreSQL server loads a dump of PostgreSQL {major}; installed: {have}",
+        hint=f"install the server of PostgreSQL {major} or newer (Debian: postgresql-{major}) "
+        "or name its folder in PG_BINDIRS",
+    )

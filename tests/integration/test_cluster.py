@@ -18,8 +18,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from asyncbackup import process
 from asyncbackup.errors import ClientError
-from asyncbackup.postgres import child
+from asyncbackup.postgres import cluster as module
 from asyncbackup.postgres.cluster import Cluster, cluster, embedded_bindirs
 from tests.servers import Database, Postgres, bindir_of
 
@@ -29,9 +30,9 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's servers run 
 def processes_naming(text: str) -> list[str]:
     """Return the command lines of living processes that name a path."""
     lines = []
-    for process in Path("/proc").glob("[0-9]*"):
+    for entry in Path("/proc").glob("[0-9]*"):
         try:
-            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
         if text in line:
@@ -146,7 +147,7 @@ async def test_root_hands_it_to_an_unprivileged_user(
     place: Path, bindir: Path, monkeypatch: pytest.MonkeyPatch, *, with_setpriv: bool
 ) -> None:
     if not with_setpriv:
-        monkeypatch.setattr(child, "_setpriv", lambda: None)
+        monkeypatch.setattr(process, "_util_linux", lambda name: None)
     nobody = pwd.getpwnam("nobody")
     async with cluster(bindir, root=place) as it:
         seen = status(it.pid)
@@ -165,7 +166,7 @@ async def test_a_wheel_in_a_closed_home_is_copied_to_where_it_can_be_reached(
     tmp_path: Path, place: Path, major: int, monkeypatch: pytest.MonkeyPatch, *, with_setpriv: bool
 ) -> None:
     if not with_setpriv:
-        monkeypatch.setattr(child, "_setpriv", lambda: None)
+        monkeypatch.setattr(process, "_util_linux", lambda name: None)
     source = embedded_bindirs().get(major)
     if source is None:
         pytest.skip("the embedded extra is not installed")
@@ -200,15 +201,15 @@ async def test_other_binaries_in_a_closed_home_are_a_clear_error(tmp_path: Path,
     home.mkdir(0o700)
     hidden = home / "pg" / "bin"
     hidden.mkdir(parents=True)
-    shutil.copy("/bin/true", hidden / "initdb")
-    with pytest.raises(ClientError, match=f"'nobody' cannot run {hidden}/initdb") as caught:
+    shutil.copy("/bin/true", hidden / "postgres")
+    with pytest.raises(ClientError, match=f"'nobody' cannot run {hidden}/postgres") as caught:
         async with cluster(hidden, root=place):
             pass
     assert "must reach" in caught.value.hint
 
 
 async def test_binaries_that_are_not_there(place: Path) -> None:
-    with pytest.raises(ClientError, match="/nowhere/bin/initdb"):
+    with pytest.raises(ClientError, match="/nowhere/bin/postgres"):
         async with cluster(Path("/nowhere/bin"), root=place):
             pass
 
@@ -282,7 +283,7 @@ async def test_a_session_that_is_busy_does_not_keep_it_up(place: Path, bindir: P
 async def test_one_that_is_stuck_is_killed(
     place: Path, bindir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child, "_STOP", ((signal.SIGINT, 0.1), (signal.SIGQUIT, 0.1), (signal.SIGKILL, 30)))
+    monkeypatch.setattr(module, "_STOP", ((signal.SIGINT, 0.1), (signal.SIGQUIT, 0.1), (signal.SIGKILL, 30)))
     async with cluster(bindir, root=place) as it:
         os.kill(it.pid, signal.SIGSTOP)
     assert gone(lambda: processes_naming(f"{place}"))
@@ -294,7 +295,7 @@ async def test_one_that_died_is_no_trouble(place: Path, bindir: Path) -> None:
         assert gone(lambda: processes_naming(f"{place}"))
 
 
-@pytest.mark.skipif(child._setpriv() is None, reason="util-linux's setpriv is not installed")
+@pytest.mark.skipif(process._util_linux("setpriv") is None, reason="util-linux's setpriv is not installed")
 def test_it_does_not_outlive_a_parent_that_was_killed(place: Path, bindir: Path) -> None:
     script = f"""
 import asyncio, pathlib
