@@ -5,13 +5,16 @@ it; whether that is what it should be, `check` decides.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import FileIO
+from pathlib import Path
 from typing import Any
 
 from asyncbackup.model import DumpScan
@@ -115,3 +118,12 @@ def unpack(
         sha256=digest.hexdigest(),
         problem=gunzip.problem,
     )
+
+
+def open_backup(path: Path) -> FileIO:
+    """Open a backup for reading; what only bears such a name (a link, a FIFO, a folder) raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return FileIO(descriptor, "r")

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from asyncbackup import verify
 from asyncbackup.backup import Board
 from asyncbackup.cli import text
 from asyncbackup.events import Event, Level, Sink
@@ -165,6 +166,67 @@ def _line(event: Event) -> Text | None:
     line = Text("! ", style="yellow")
     line.append(text.plain(_sentence(event)))
     return line
+
+
+def trials(board: verify.Board) -> AbstractContextManager[Sink]:
+    """Show the verifications under way for the block; the sink prints what ended above them."""
+    return _shown(lambda console: _Trials(board, console), _trial_line)
+
+
+class _Trials:
+    """Draws the verifications under way."""
+
+    def __init__(self, board: verify.Board, console: Console) -> None:
+        self._board = board
+        self._console = console
+        self._started = time.monotonic()
+
+    def __rich__(self) -> Group:
+        board = self._board
+        table = Table.grid(padding=(0, 2))
+        for one in list(board.running.values())[: max(1, self._console.height - _OTHERS)]:
+            share = min(one.progress.file_bytes / one.backup.bytes, 1.0) if one.backup.bytes else 0.0
+            filled = round(share * _BAR)
+            bar = Text("█" * filled, style="green")
+            bar.append("░" * (_BAR - filled), style="dim")
+            name = text.database(one.backup.spec) if one.backup.spec else text.plain(one.label)
+            table.add_row(
+                Text(name, overflow="ellipsis", no_wrap=True),
+                *([bar] if self._console.width >= _WIDE else []),
+                Text(text.size(one.progress.sql_bytes), justify="right", no_wrap=True),
+                Text(one.stage, style="dim", no_wrap=True),
+            )
+        good = sum(one.state is verify.State.GOOD for one in board.results)
+        words = f"{good} verified, {len(board.running)} running, {board.waiting} waiting"
+        summary = Text(words, style="bold")
+        if other := len(board.results) - good:
+            summary.append(f", {other} not", style="bold red")
+        summary.append(f"  {text.seconds(time.monotonic() - self._started)}", style="dim")
+        return Group(table, summary)
+
+
+def _trial_line(event: Event) -> Text | None:
+    """Return what a person wants to know of an event while backups are verified, or None."""
+    fields = event.fields
+    if event.name == "verify.finished":
+        line = Text("✔ ", style="green")
+        line.append(_where(event) if "host" in fields else text.plain(str(fields["path"])), style="bold")
+        line.append(
+            f"  {fields['rows']:,} rows in {fields['tables']:,} tables, restored in "
+            f"{text.seconds(fields['load_seconds'])}, compared in all {text.seconds(fields['seconds'])}"
+        )
+        return line
+    if event.name in {"verify.failed", "verify.impossible"}:
+        bad = event.name == "verify.failed"
+        line = Text("✘ " if bad else "? ", style="red" if bad else "yellow")
+        line.append(text.plain(str(fields["error"])), style="bold")
+        return line
+    if event.name == "run.interrupted":
+        line = Text("✘ ", style="red")
+        line.append("interrupted", style="bold")
+        line.append(f": {fields['good']} were verified before that; the throw-away server is gone")
+        return line
+    return _line(event)
 
 
 def check_line(event: Event) -> Text | None:

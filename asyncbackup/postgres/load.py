@@ -19,7 +19,7 @@ from pathlib import Path
 from pwd import struct_passwd
 
 from asyncbackup.errors import AsyncbackupError, LackingError, LoadError
-from asyncbackup.model import Secret
+from asyncbackup.model import Manifest, Secret
 from asyncbackup.postgres.connect import passfile
 from asyncbackup.postgres.failures import classify
 from asyncbackup.process import Child, spawn
@@ -32,6 +32,9 @@ _HEADER = 4096  # bytes in which that line stands, if it does
 _ERROR = re.compile(r"^psql:<stdin>:(?P<line>\d+): (?:error: )?(?P<said>(?:ERROR|FATAL|PANIC):  .*)$")
 _WHERE = re.compile(r"^CONTEXT:  (?P<where>COPY .*?, line \d+(?:, column [^:]*)?)")
 _SCRIPT_FAILED = 3
+_SLOTS_USED = 0.7
+_LOCKS_OF_A_TABLE = 3  # itself, its TOAST table, and that one's index
+_TABLE_GUESS = 8  # locks of a table of which only its rows are known: indexes, a sequence
 
 # What only says that the server is another one. (PostgreSQL's own messages; English, since it is asked to
 # speak so.)
@@ -220,3 +223,17 @@ def missing(said: str) -> tuple[str, ...]:
         if match := pattern.search(said):
             return (what.format(**match.groupdict()),)
     return ()
+
+
+def one_transaction(manifest: Manifest, lock_slots: int) -> bool:
+    """Whether the dump may be loaded in one: large objects commit in between, and locks must find room.
+
+    `lock_slots` is the size of the server's lock table, which others need, too.
+    """
+    if manifest.large_objects:
+        return False
+    counts = manifest.object_counts
+    relations = sum(number for kind, number in counts.items() if kind.startswith("pg_class."))
+    tables = sum(counts.get(f"pg_class.{kind}", 0) for kind in "rm")
+    locks = relations + tables * _LOCKS_OF_A_TABLE if counts else manifest.table_count * _TABLE_GUESS
+    return locks < lock_slots * _SLOTS_USED

@@ -11,7 +11,6 @@ does not depend on the order and which no accident makes equal.
 """
 
 import asyncio
-import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -22,12 +21,13 @@ import asyncpg
 from blake3 import blake3
 
 from asyncbackup.model import CopyBlock, Difference, LargeObject, Level, Manifest, SequenceValue
+from asyncbackup.multiset import Multiset, Table
+from asyncbackup.postgres import large_objects
 from asyncbackup.postgres.connect import Connection
 from asyncbackup.postgres.facts import COUNTS
+from asyncbackup.postgres.properties import quoted
 from asyncbackup.unpack import Unpacked
 
-Table = tuple[str, str]
-"""Schema and name."""
 Connect = Callable[[], AbstractAsyncContextManager[Connection]]
 
 # pg_dump's own settings, and those that CONTRACT and command line give it (see connect.SESSION).
@@ -46,9 +46,6 @@ JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.nspname
 JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.relname
 """
 _BATCH = 500
-_LO_BATCH = 32 << 20  # bytes of large objects to hash in one query
-_LO_PIECE = 8 << 20
-_MOD = 1 << 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,27 +67,6 @@ class Compared:
     tables: int
     rows: int
     """Rows that were found, in the tables of the backup."""
-
-
-@dataclass(slots=True)
-class Multiset:
-    """Rows regardless of their order; takes pieces that may begin and end inside of one."""
-
-    rows: int = 0
-    total: int = 0
-    _rest: bytes = b""
-
-    def add(self, piece: bytes | memoryview) -> None:
-        """Take the next bytes of the rows."""
-        *lines, self._rest = (self._rest + piece).split(b"\n")
-        self.rows += len(lines)
-        # Summed up in a generator: a loop of Python's own for each row is what this costs.
-        self.total = (self.total + sum(int.from_bytes(blake3(line).digest()) for line in lines)) % _MOD
-
-    @property
-    def value(self) -> tuple[int, int]:
-        """What two multisets must have in common."""
-        return self.rows, self.total
 
 
 Again = Callable[[frozenset[Table]], Awaitable[Mapping[Table, Multiset]]]
@@ -116,9 +92,9 @@ class _Relation:
 
     def select(self, what: str = "") -> str:
         """Return the query for exactly what pg_dump dumped: not the rows of children, but all of a root's."""
-        columns = what or ", ".join(_quoted(column) for column in self.blocks[0].columns)
+        columns = what or ", ".join(quoted(column) for column in self.blocks[0].columns)
         only = "" if self.kind == "p" else "ONLY "
-        name = ".".join(map(_quoted, self.table))
+        name = ".".join(map(quoted, self.table))
         return f"SELECT {columns} FROM {only}{name} {self.condition}"  # noqa: S608 - quoted names
 
 
@@ -170,7 +146,7 @@ async def compare(connect: Connect, expected: Expected, level: Level, *, jobs: i
             await _objects(connected, expected.object_counts, findings)
         if level is Level.CONTENT:
             await _sequences(connected, expected.sequences, findings)
-            await _large_objects(connected, expected.large_objects, findings)
+            findings.differences += await large_objects.differences(connected, expected.large_objects)
     there = []
     for relation in relations:
         if relation.kind is None:
@@ -320,7 +296,7 @@ async def _sequences(connected: Connection, sequences: Sequence[SequenceValue], 
     for begin in range(0, len(values), _BATCH):
         part = values[begin : begin + _BATCH]
         query = " UNION ALL ".join(
-            f"SELECT {i}, last_value, is_called FROM {_quoted(one.schema)}.{_quoted(one.name)}"  # noqa: S608
+            f"SELECT {i}, last_value, is_called FROM {quoted(one.schema)}.{quoted(one.name)}"  # noqa: S608
             for i, one in enumerate(part)
         )
         for i, last_value, is_called in await connected.fetch(query):
@@ -332,49 +308,6 @@ async def _sequences(connected: Connection, sequences: Sequence[SequenceValue], 
 
 def _state(last_value: int, is_called: bool) -> str:  # noqa: FBT001 - as in setval()
     return f"{last_value}, {'called' if is_called else 'not called'}"
-
-
-async def _large_objects(connected: Connection, objects: Sequence[LargeObject], findings: _Findings) -> None:
-    """Compare the digests of large objects: small ones many at a time, where they are."""
-    batch: list[LargeObject] = []
-    size = 0
-    for one in [*objects, None]:
-        if batch and (one is None or size + one.bytes > _LO_BATCH or len(batch) == _BATCH):
-            await _hashed_there(connected, batch, findings)
-            batch, size = [], 0
-        if one is not None and one.bytes <= _LO_BATCH:
-            batch.append(one)
-            size += one.bytes
-        elif one is not None:
-            await _hashed_here(connected, one, findings)
-
-
-async def _hashed_there(connected: Connection, batch: Sequence[LargeObject], findings: _Findings) -> None:
-    rows = await connected.fetch(
-        "SELECT m.oid::bigint, encode(sha256(lo_get(m.oid)), 'hex')"
-        " FROM pg_catalog.pg_largeobject_metadata m WHERE m.oid = ANY ($1::oid[])",
-        [one.oid for one in batch],
-    )
-    found = {row[0]: row[1] for row in rows}
-    for one in batch:
-        findings.differs("large object", one.oid, one.sha256, found.get(one.oid, "none"))
-
-
-async def _hashed_here(connected: Connection, one: LargeObject, findings: _Findings) -> None:
-    digest, offset = hashlib.sha256(), 0
-    try:
-        while piece := await connected.fetchval("SELECT lo_get($1, $2, $3)", one.oid, offset, _LO_PIECE):
-            digest.update(piece)
-            offset += len(piece)
-    except asyncpg.UndefinedObjectError:
-        findings.differs("large object", one.oid, one.sha256, "none")
-        return
-    findings.differs("large object", one.oid, one.sha256, digest.hexdigest())
-
-
-def _quoted(identifier: str) -> str:
-    doubled = identifier.replace('"', '""')
-    return f'"{doubled}"'
 
 
 def _name(table: Table) -> str:

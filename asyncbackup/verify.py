@@ -1,0 +1,340 @@
+"""A verification run: the newest backup of each series, restored into throw-away servers, several at once.
+
+No credentials of any database are needed, and nothing is written beside the records.
+"""
+
+import asyncio
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from asyncbackup import conf, records, trial
+from asyncbackup.candidates import choose
+from asyncbackup.errors import Exit, StorageError
+from asyncbackup.events import Events
+from asyncbackup.model import Backup, DatabaseSpec, Level, Verdict, Verification
+from asyncbackup.postgres import client as clients_of
+from asyncbackup.postgres.cluster import SCRATCH, cluster
+from asyncbackup.postgres.scratch import Scratch, scratch_of
+from asyncbackup.postgres.versions import Client, server_for
+from asyncbackup.settings import Settings
+from asyncbackup.threads import in_thread
+
+_THREADS = 4  # for each trial: one feeds psql, one may read the file again, one looks at sizes
+
+
+class State(StrEnum):
+    """What became of one series in a run."""
+
+    GOOD = "good"
+    BAD = "bad"
+    UNVERIFIED = "unverified"
+    MISSING = "missing"
+    """There is no backup of it."""
+    POSTPONED = "postponed"
+    """VERIFY_BUDGET was used up before its turn; it comes first the next time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One series in a run."""
+
+    label: str
+    state: State
+    spec: DatabaseSpec | None = None
+    backup: Backup | None = None
+    verification: Verification | None = None
+    record: Path | None = None
+    error: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """A whole run's result."""
+
+    run_id: str
+    started_at: datetime
+    seconds: float
+    level: Level
+    results: tuple[Result, ...]
+
+
+@dataclass(slots=True)
+class Board:
+    """What a run is doing right now, for a live display and for the summary of an interrupted one."""
+
+    waiting: int = 0
+    running: dict[Path, trial.Trial] = field(default_factory=dict)
+    results: list[Result] = field(default_factory=list)
+
+
+async def run(
+    settings: Settings,
+    configured: conf.Conf,
+    environ: Mapping[str, str],
+    events: Events,
+    *,
+    only: Sequence[DatabaseSpec] = (),
+    required: Sequence[DatabaseSpec] = (),
+    pattern: str = "",
+    board: Board | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> VerifyReport:
+    """Verify the newest backup of every series, or of `only` these; the result is a value, no exception.
+
+    A series of `only` or `required` without a backup is a failure. `pattern` is a text that a backup's
+    path must hold. Raises StorageError when the backup directory cannot be read.
+    """
+    board = board or Board()
+    started, clock = now(), time.monotonic()
+    run_id = f"{started.strftime('%Y%m%dT%H%M%SZ')}-{secrets.token_hex(4)}"
+    events = events.bind(run_id=run_id)
+    at_once = settings.max_concurrent_verifications
+    with ThreadPoolExecutor(at_once * _THREADS, "verify") as executor:
+        chosen, missing = await in_thread(
+            executor,
+            choose,
+            settings,
+            configured,
+            only=tuple(only),
+            required=tuple(only or required),
+            pattern=pattern,
+            now=started,
+        )
+        for spec in missing:
+            board.results.append(_missing(spec, pattern))
+            _tell(events, board.results[-1])
+        async with AsyncExitStack() as stack:
+            servers = _Servers(settings, environ, events, stack)
+            tools = trial.Tools(
+                level=Level(settings.verify_level),
+                table_schema=settings.table_schema,
+                timeout=settings.verify_timeout,
+                size_factor=settings.verify_size_factor,
+                server=servers.of,
+                executor=executor,
+                run_id=run_id,
+                events=events,
+                now=now,
+            )
+            events.emit("run.started", action="verify", backups=len(chosen), compared=tools.level.value)
+            await _all(settings, tools, chosen, board, clock)
+    order = {backup.path: number for number, backup in enumerate(chosen)}
+    results = sorted(board.results, key=lambda one: order.get(one.backup.path, -1) if one.backup else -1)
+    report = VerifyReport(
+        run_id=run_id,
+        started_at=started,
+        seconds=round(time.monotonic() - clock, 3),
+        level=tools.level,
+        results=tuple(results),
+    )
+    finish(events, report)
+    return report
+
+
+def finish(events: Events, report: VerifyReport, name: str = "run.finished") -> None:
+    """Tell the run's summary."""
+    of = {state: [one.label for one in report.results if one.state is state] for state in State}
+    events.emit(
+        name,
+        action="verify",
+        good=len(of[State.GOOD]),
+        bad=of[State.BAD],
+        missing=of[State.MISSING],
+        unverified=of[State.UNVERIFIED],
+        postponed=of[State.POSTPONED],
+        rows=sum(one.verification.rows for one in report.results if one.verification),
+        compared=report.level.value,
+        seconds=report.seconds,
+    )
+
+
+def exit_code(report: VerifyReport) -> Exit:
+    """Return what the run comes to; to have had nothing to verify is a failure."""
+    states = {one.state for one in report.results} - {State.POSTPONED}
+    if states == {State.GOOD}:
+        return Exit.OK
+    return Exit.PARTIAL if states & {State.GOOD, State.UNVERIFIED} else Exit.FAILED
+
+
+def _missing(spec: DatabaseSpec, pattern: str) -> Result:
+    return Result(
+        label=str(spec),
+        state=State.MISSING,
+        spec=spec,
+        error=f"{spec}: there is no backup" + (f" whose path holds {pattern!r}" if pattern else ""),
+        hint="asyncbackup list shows what there is; asyncbackup backup makes one",
+    )
+
+
+async def _all(
+    settings: Settings, tools: trial.Tools, chosen: Sequence[Backup], board: Board, clock: float
+) -> None:
+    board.waiting = len(chosen)
+    own = records.folder(settings.verify_dir)
+
+    async def attempt(backup: Backup) -> None:
+        board.waiting -= 1
+        if settings.verify_budget and time.monotonic() - clock > settings.verify_budget:
+            result = _result(State.POSTPONED, backup)
+        else:
+            under_way = trial.Trial(backup)
+            tools.events.bind(**_where(backup.spec, backup)).emit("verify.started", bytes=backup.bytes)
+            board.running[backup.path] = under_way
+            try:
+                verification = await trial.verify(under_way, tools)
+            finally:
+                del board.running[backup.path]
+            kept = await _keep(verification, backup, own, settings, tools)
+            result = _result(State(verification.verdict.value), backup, verification, kept)
+        board.results.append(result)
+        _tell(tools.events, result)
+
+    of_globals = [one for one in chosen if one.spec and one.spec.is_globals]
+    for backup in of_globals:
+        await attempt(backup)
+    waiting = iter(chosen[len(of_globals) :])  # shared: each worker takes the next one
+
+    async def work() -> None:
+        for backup in waiting:
+            await attempt(backup)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(settings.max_concurrent_verifications):
+            group.create_task(work())
+
+
+def _result(
+    state: State, backup: Backup, verification: Verification | None = None, record: Path | None = None
+) -> Result:
+    return Result(
+        label=str(backup.spec) if backup.spec else backup.core,
+        state=state,
+        spec=backup.spec,
+        backup=backup,
+        verification=verification,
+        record=record,
+        error=verification.error if verification else "",
+        hint=verification.hint if verification else "",
+    )
+
+
+async def _keep(
+    verification: Verification, backup: Backup, own: Path | None, settings: Settings, tools: trial.Tools
+) -> Path | None:
+    """Write the record; that it cannot be kept does not change the verdict."""
+    try:
+        return await in_thread(
+            tools.executor,
+            records.write,
+            verification,
+            backup.path,
+            own,
+            settings.backup_file_mode,
+            root=settings.backup_dir,
+        )
+    except StorageError as error:
+        tools.events.warning(
+            "verify.record_lost", path=str(backup.path), error=error.message, hint=error.hint
+        )
+        return None
+
+
+def _where(spec: DatabaseSpec | None, backup: Backup | None) -> dict[str, Any]:
+    fields: dict[str, Any] = {"path": str(backup.path)} if backup else {}
+    return fields | (
+        {"host": spec.host, "port": spec.port, "dbname": spec.dbname or "@globals"} if spec else {}
+    )
+
+
+def _tell(events: Events, result: Result) -> None:
+    """Tell what came of one series: one event for each, whatever came of it."""
+    of = result.verification
+    told = events.bind(**_where(result.spec, result.backup))
+    if of is None:
+        if result.state is State.POSTPONED:
+            told.emit("verify.postponed")
+        else:
+            told.error("verify.failed", error=result.error, hint=result.hint, category="no_backup")
+        return
+    fields: dict[str, Any] = {
+        "compared": of.level.value,
+        "proven": of.proven,
+        "rows": of.rows,
+        "tables": of.tables,
+        "server_version": of.server_version,
+        "load_seconds": of.load_seconds,
+        "seconds": of.seconds,
+        "notes": list(of.notes),
+    }
+    if of.verdict is Verdict.GOOD:
+        told.emit("verify.finished", **fields)
+        return
+    fields |= {"error": of.error, "hint": of.hint, "lacking": list(of.lacking)}
+    fields["differences"] = [str(difference) for difference in of.differences]
+    if of.verdict is Verdict.BAD:
+        told.error("verify.failed", category="refuted", **fields)
+    else:
+        told.error("verify.impossible", **fields)
+
+
+class _Servers:
+    """The throw-away servers of a run, one for each major version, started when first asked for."""
+
+    def __init__(
+        self, settings: Settings, environ: Mapping[str, str], events: Events, stack: AsyncExitStack
+    ) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._events = events
+        self._stack = stack
+        self._lock = asyncio.Lock()
+        self._programs: tuple[Client, ...] | None = None
+        self._running: dict[Path, Scratch] = {}
+
+    async def of(self, major: int) -> Scratch:
+        """Return a server that takes a dump of this major version; raises ClientError."""
+        async with self._lock:
+            if self._programs is None:
+                path = self._environ.get("PATH", os.defpath)
+                found = await clients_of.clients(
+                    clients_of.bindirs(self._settings.pg_bindirs, path),
+                    self._environ.get("LD_LIBRARY_PATH", ""),
+                )
+                self._programs = clients_of.servers(found)
+            client = server_for(major, self._programs)
+            server = self._running.get(client.bindir)
+            if server is None or not server.cluster.alive:
+                server = self._running[client.bindir] = await self._start(client)
+            return server
+
+    async def _start(self, client: Client) -> Scratch:
+        templates = self._settings.verify_templates
+        started = await self._stack.enter_async_context(
+            cluster(
+                client.bindir,
+                root=self._settings.verify_dir or Path(tempfile.gettempdir()),
+                settings=SCRATCH,
+                superuser=f"s{secrets.token_hex(8)}",
+                isolated=True,
+                template=templates / str(client.version.major) if templates else None,
+                patience=self._settings.database_server_timeout,
+            )
+        )
+        if not started.isolated:
+            self._events.warning(
+                "verify.not_isolated",
+                hint="this system gives no network namespace: what a dump runs could reach the network; "
+                "deny it by other means, such as a NetworkPolicy",
+            )
+        return await scratch_of(started)
