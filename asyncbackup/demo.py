@@ -1,6 +1,7 @@
-"""`asyncbackup demo`: sample databases on a server of its own, and the real backup command on them.
+"""`asyncbackup demo`: sample databases on a server of its own, and the real commands on them.
 
-The server lives in a temporary folder and is gone at the end; the backups stay in the demo's folder.
+The server lives in a temporary folder and is gone before its backups are proven; they stay in the demo's
+folder.
 """
 
 import asyncio
@@ -44,7 +45,7 @@ _KEPT = (
 
 
 async def run(folder: Path) -> Exit:
-    """Show a backup from beginning to end, with everything that stays in `folder`; takes some seconds."""
+    """Show a backup and its proof, with everything that stays in `folder`; takes some seconds."""
     bindirs = embedded_bindirs()
     if not bindirs:
         install = shlex.join([sys.executable, "-m", "pip", "install", "asyncbackup[embedded]"])
@@ -65,8 +66,12 @@ async def run(folder: Path) -> Exit:
         env = {**kept, **{f"{HOST.upper()}_{server.port}_{name}": value for name, value in login.items()}}
         env["BACKUP_DIR"] = f"{backups}"
         result = await backup(env, conf)
-        listed = await _command("list", {**env, "BACKUP_CONF": f"{conf}"}, conf)
-    result = result or listed
+    # From here on, what was backed up is gone: there is only what the backups hold.
+    without = {name: value for name, value in env.items() if not name.endswith(("_USER", "_PASSWORD"))}
+    click.echo("\nThe server is gone. Now each backup is restored, and every row compared:")
+    verified = await _command("verify", {**without, "BACKUP_CONF": f"{conf}"}, conf)
+    listed = await _command("list", {**without, "BACKUP_CONF": f"{conf}"}, conf)
+    result = result or verified or listed
     click.echo("\n" + (_farewell(backups) if result is Exit.OK else "That did not go well; see above."))
     return result
 
@@ -170,8 +175,8 @@ def _farewell(backups: Path) -> str:
     command, folder = _typed(), shlex.quote(_short(backups))
     mine = "DATABASE_USER=me DATABASE_PASSWORD=secret"
     return (
-        f"The server is gone, the backups stay in {_short(backups)}. Next, type:\n\n"
-        f"  BACKUP_DIR={folder} {command} list\n"
+        f"Every row came back. The backups stay in {_short(backups)}. Next, type:\n\n"
+        f"  BACKUP_DIR={folder} {command} check\n"
         f"  zcat {shlex.quote(_short(newest))} | less\n"
         f"  {mine} BACKUP_DIR=backups {command} backup db.example.org/mydb\n\n"
         "The last one is for a database of your own."

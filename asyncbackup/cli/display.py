@@ -213,7 +213,9 @@ def _trial_line(event: Event) -> Text | None:
         line.append(_where(event) if "host" in fields else text.plain(str(fields["path"])), style="bold")
         line.append(
             f"  {fields['rows']:,} rows in {fields['tables']:,} tables, restored in "
-            f"{text.seconds(fields['load_seconds'])}, compared in all {text.seconds(fields['seconds'])}"
+            f"{text.seconds(fields['load_seconds'])}, proven after {text.seconds(fields['seconds'])}"
+            if fields["tables"]
+            else f"  restored, proven after {text.seconds(fields['seconds'])}"
         )
         return line
     if event.name in {"verify.failed", "verify.impossible"}:

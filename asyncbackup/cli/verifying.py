@@ -135,8 +135,8 @@ def report_text(report: VerifyReport, root: Path) -> str:
                 _SHOUTED.get(one.state, one.state.value)
                 if not (of and of.good and not of.proven)
                 else "loads",
-                f"{of.rows:,}" if of else "",
-                f"{of.tables:,}" if of else "",
+                f"{of.rows:,}" if of and of.tables else "",
+                f"{of.tables:,}" if of and of.tables else "",
                 text.seconds(of.load_seconds) if of and of.load_seconds else "",
                 text.seconds(of.seconds) if of else "",
                 _file(one, root),

@@ -30,6 +30,10 @@ def test_a_demo_backs_up_lists_and_says_what_to_type(run_cli: Cli) -> None:
             assert b"PostgreSQL database dump" in dump.read(100)
     before, _, after = done.stdout.partition("Next, type:")
     assert "The server is gone" in before
+    assert "Every row came back" in before
+    for name in demo.SAMPLES:
+        (record,) = backups.rglob(f"localhost-{name}_*.verified.json")
+        assert '"verdict": "good"' in record.read_text()
     typed = [line.strip() for line in after.splitlines() if line.startswith("  ")]
     assert len(typed) == 3
     # They do what they say, in a shell, in this folder; the third needs a server of the reader's.
