@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from asyncbackup import conf, dbspec, inventory, journey, locks, naming, retention
+from asyncbackup import conf, dbspec, inventory, journey, locks, naming, records, retention
 from asyncbackup.errors import AsyncbackupError, ConnectError, Exit, LockedError, StalledDumpError
 from asyncbackup.events import Events
 from asyncbackup.model import GLOBALS, DatabaseSpec, Outcome, Report, Status
@@ -75,7 +75,8 @@ async def run(
             clients_of.bindirs(settings.pg_bindirs, environ.get("PATH", os.defpath)),
             environ.get("LD_LIBRARY_PATH", ""),
         )
-        found = await in_thread(executor, inventory.scan, settings.backup_dir)
+        apart = records.folder(settings.verify_dir)
+        found = await in_thread(executor, inventory.scan, settings.backup_dir, apart)
         for folder in found.unreadable:
             events.warning("folder.unreadable", path=str(folder), hint="another user's job has made it")
         fleet = await survey(settings, configured, environ, events, only)

@@ -5,17 +5,16 @@ no backup (foreign files, links, FIFOs, folders named like backups) is not seen 
 """
 
 import contextlib
-import errno
 import os
 import re
-import stat
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from asyncbackup import locks, naming
+from asyncbackup import locks, naming, volume
 from asyncbackup import manifest as manifests
+from asyncbackup import records as records_of
 from asyncbackup.errors import ManifestError, StorageError
 from asyncbackup.model import Backup, DatabaseSpec, Manifest, Tier
 from asyncbackup.stream import MARK
@@ -36,6 +35,8 @@ class Entry:
     tier: Tier
     bytes: int
     has_manifest: bool
+    records: tuple[Path, ...] = ()
+    """Where verification records of that name lie."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +48,11 @@ class Inventory:
     partials: tuple[Path, ...]
     """Files of dumps that have not ended, ours or not, alive or not."""
     orphans: tuple[Path, ...]
-    """Manifests without data."""
+    """Manifests and verification records without data."""
     unreadable: tuple[Path, ...] = ()
     """Folders that another user's job has made, and closed to us."""
+    records: Path | None = None
+    """Our own folder for verification records."""
 
     def of(self, cores: Collection[str]) -> tuple[Entry, ...]:
         """Return the entries with one of these cores."""
@@ -61,19 +64,21 @@ class Inventory:
         return tuple(entry for entries in self.by_core.values() for entry in entries)
 
 
-def scan(root: Path) -> Inventory:
+def scan(root: Path, records: Path | None = None) -> Inventory:
     """Walk the backup directory; one that does not exist yet is empty.
 
-    Raises StorageError when it cannot be read.
+    Verification records are looked for beside the backups, and in the folder `records` if there is one.
+    Raises StorageError when the backup directory cannot be read.
     """
     entries: list[Entry] = []
     partials: list[Path] = []
     orphans: list[Path] = []
     unreadable: list[Path] = []
+    apart = _listed(records, unreadable)
     try:
         for tier, day in _days(root):
             try:
-                _scan_day(day, tier, entries, partials, orphans)
+                _scan_day(day, tier, apart, entries, partials, orphans)
             except PermissionError:
                 unreadable.append(day)
     except OSError as error:
@@ -90,7 +95,21 @@ def scan(root: Path) -> Inventory:
         partials=tuple(partials),
         orphans=tuple(orphans),
         unreadable=tuple(unreadable),
+        records=records,
     )
+
+
+def _listed(records: Path | None, unreadable: list[Path]) -> dict[str, Path]:
+    """Return what lies in our own folder for records, by name."""
+    if records is None:
+        return {}
+    try:
+        return {path.name: path for path in records.iterdir() if path.name.endswith(naming.RECORD)}
+    except FileNotFoundError:
+        return {}  # nothing was written there yet
+    except OSError:
+        unreadable.append(records)
+        return {}
 
 
 def _days(root: Path) -> Iterator[tuple[Tier, Path]]:
@@ -109,7 +128,14 @@ def _folders(path: Path) -> list[str]:
     return []
 
 
-def _scan_day(day: Path, tier: Tier, entries: list[Entry], partials: list[Path], orphans: list[Path]) -> None:
+def _scan_day(
+    day: Path,
+    tier: Tier,
+    apart: Mapping[str, Path],
+    entries: list[Entry],
+    partials: list[Path],
+    orphans: list[Path],
+) -> None:
     with contextlib.suppress(FileNotFoundError), os.scandir(day) as found:
         files = {item.name: item for item in found if item.is_file(follow_symlinks=False)}
         for name, item in files.items():
@@ -126,22 +152,29 @@ def _scan_day(day: Path, tier: Tier, entries: list[Entry], partials: list[Path],
                             tier=tier,
                             bytes=item.stat(follow_symlinks=False).st_size,
                             has_manifest=name + naming.MANIFEST in files,
+                            records=_records(day, name + naming.RECORD, files, apart),
                         )
                     )
             elif name.endswith(naming.PARTIAL):
                 if naming.parse_name(name.removesuffix(naming.PARTIAL)):
                     partials.append(day / name)
             elif name.endswith(naming.MANIFEST):
-                data = name.removesuffix(naming.MANIFEST)
+                data = name.removesuffix(naming.RECORD).removesuffix(naming.MANIFEST)
                 if data not in files and naming.parse_name(data):
                     orphans.append(day / name)
+
+
+def _records(day: Path, name: str, files: Collection[str], apart: Mapping[str, Path]) -> tuple[Path, ...]:
+    """Return where the records of this name lie; of most backups there are none, so that this is quick."""
+    beside = (day / name,) if name in files else ()
+    return (*beside, apart[name]) if name in apart else beside
 
 
 def read_manifest(backup: Path, *, brief: bool = False) -> Manifest:
     """Read the manifest that lies beside a backup, whole or in brief; raises ManifestError."""
     path = backup.with_name(backup.name + naming.MANIFEST)
     try:
-        data = _read(path, _MAX_MANIFEST)
+        data = volume.read(path, _MAX_MANIFEST)
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}") from error
     try:
@@ -153,21 +186,9 @@ def read_manifest(backup: Path, *, brief: bool = False) -> Manifest:
 def is_ours(path: Path) -> bool:
     """Whether this program began the file: its gzip header carries our mark."""
     try:
-        return _read(path, _GZIP_HEADER + len(MARK))[_GZIP_HEADER:] == MARK
+        return volume.read(path, _GZIP_HEADER + len(MARK))[_GZIP_HEADER:] == MARK
     except OSError:
         return False
-
-
-def _read(path: Path, limit: int) -> bytes:
-    """Read a regular file; what only bears such a name (a link, a FIFO, a folder) raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file")
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(limit)
-    finally:
-        os.close(descriptor)
 
 
 def load(entry: Entry, owners: naming.Owners) -> Backup:
@@ -193,6 +214,7 @@ def load(entry: Entry, owners: naming.Owners) -> Backup:
         taken_at = manifest.started_at
     elif not entry.bytes:
         problem = problem or "it is empty"
+    verification, note = records_of.attach(entry.records, entry.path.name, entry.bytes, manifest)
     whose = (manifest.spec,) if manifest else owners.of(entry.core)
     return Backup(
         path=entry.path,
@@ -204,6 +226,8 @@ def load(entry: Entry, owners: naming.Owners) -> Backup:
         spec=whose[0] if len(whose) == 1 else None,
         manifest=manifest,
         problem=problem,
+        verification=verification,
+        note=note,
     )
 
 
@@ -239,8 +263,8 @@ def series(inventory: Inventory, spec: DatabaseSpec, owners: naming.Owners) -> t
 def sweep(inventory: Inventory, spec: DatabaseSpec, owners: naming.Owners) -> tuple[Path, ...]:
     """Remove what a run of ours that was killed left of this series; call it under the series' lock.
 
-    That is: partials that bear our mark and that nobody writes any more, and manifests of this series
-    whose data never came.
+    That is: partials that bear our mark and that nobody writes any more, and manifests and verification
+    records of this series without data.
     """
     removed = []
     for path in inventory.partials:
@@ -248,12 +272,14 @@ def sweep(inventory: Inventory, spec: DatabaseSpec, owners: naming.Owners) -> tu
         if parsed and _certain(parsed.core, spec, inventory, owners) and _abandoned(path):
             removed.extend(_unlink(path))
     for path in inventory.orphans:
-        data = path.with_name(path.name.removesuffix(naming.MANIFEST))
+        data = path.with_name(path.name.removesuffix(naming.RECORD).removesuffix(naming.MANIFEST))
         parsed = naming.parse_name(data.name)
         if not parsed or data.exists() or parsed.core not in cores_of(spec):
             continue
         try:
-            stale = read_manifest(data, brief=True).spec == spec
+            of_record = path.name.endswith(naming.RECORD)
+            of = records_of.read(path) if of_record else read_manifest(data, brief=True)
+            stale = DatabaseSpec(of.host, of.port, of.dbname) == spec
         except ManifestError:
             stale = _torn(path) and _certain(parsed.core, spec, inventory, owners)
         if stale:

@@ -297,7 +297,7 @@ async def _prune(
     def work() -> prune.Removal:
         older = inventory.series(found, spec, tools.owners)
         plan = retention.plan((backup, *older), tools.policy, tools.now())
-        return prune.carry_out(plan, tools.root, tools.lock_folder, tools.run_id)
+        return prune.carry_out(plan, tools.root, tools.lock_folder, tools.run_id, found.records)
 
     try:
         removal = await in_thread(tools.executor, work)

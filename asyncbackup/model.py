@@ -392,11 +392,19 @@ class Backup:
     problem: str = ""
     verification: Verification | None = None
     """The last one of this very file; None if there was none."""
+    note: str = ""
+    """What is odd about it, but no reason to doubt it."""
 
     @property
     def verified(self) -> bool:
-        """Whether a test restore found everything that its manifest says."""
-        return self.proven and self.verification is not None and self.verification.good
+        """Whether a test restore found at least all the rows that its manifest says."""
+        of = self.verification
+        return self.proven and of is not None and of.good and of.proven and of.level is not Level.TABLES
+
+    @property
+    def bad(self) -> bool:
+        """Whether a test restore found that it does not restore as it should."""
+        return self.verification is not None and self.verification.verdict is Verdict.BAD
 
     @property
     def proven(self) -> bool:

@@ -23,6 +23,7 @@ SUFFIX = ".sql.gz"
 PARTIAL = ".in_progress"
 MANIFEST = ".json"
 RECORD = ".verified.json"
+RECORD_PART = ".verified.part"
 STAMP = "%Y-%m-%d_%H-%M-%S"
 
 # NAME_MAX is 255 bytes; "_2026-01-31_23-59-59" is 20, and ".sql.gz.verified.json" the longest tail.

@@ -10,6 +10,7 @@ from asyncbackup import locks, naming, volume
 from asyncbackup.errors import StorageError
 from asyncbackup.model import Backup, Plan
 
+_SIDECARS = (naming.MANIFEST, naming.RECORD, naming.RECORD_PART)
 _WAIT = 30.0  # seconds for the folder's lock, which is only ever held for moments
 
 
@@ -21,17 +22,22 @@ class Removal:
     problems: tuple[str, ...]
 
 
-def carry_out(plan: Plan, root: Path, lock_folder: Path, run_id: str) -> Removal:
+def carry_out(plan: Plan, root: Path, lock_folder: Path, run_id: str, records: Path | None = None) -> Removal:
     """Remove what the plan removes, oldest first; call it under the series' lock.
 
     Data goes before its manifest: what is left by a crash in between is a manifest without data,
     which the next run sweeps. A file that is already gone is no problem.
     """
-    return remove(tuple(reversed(plan.remove)), root, lock_folder, run_id)
+    return remove(tuple(reversed(plan.remove)), root, lock_folder, run_id, records)
 
 
-def remove(backups: Collection[Backup], root: Path, lock_folder: Path, run_id: str) -> Removal:
-    """Remove these backups with their manifests and records, and the folders that are empty then."""
+def remove(
+    backups: Collection[Backup], root: Path, lock_folder: Path, run_id: str, records: Path | None = None
+) -> Removal:
+    """Remove these backups with their manifests and records, and the folders that are empty then.
+
+    Records in the folder `records` go, too, where we may remove them; one that stays does no harm.
+    """
     removed: list[Path] = []
     problems: list[str] = []
     if not backups:
@@ -40,7 +46,7 @@ def remove(backups: Collection[Backup], root: Path, lock_folder: Path, run_id: s
         for backup in backups:
             try:
                 with volume.existing(root, backup.path.parent) as folder:
-                    for suffix in ("", naming.MANIFEST, naming.RECORD):
+                    for suffix in ("", *_SIDECARS):
                         with contextlib.suppress(FileNotFoundError):
                             os.unlink(backup.path.name + suffix, dir_fd=folder)
             except FileNotFoundError:
@@ -49,6 +55,9 @@ def remove(backups: Collection[Backup], root: Path, lock_folder: Path, run_id: s
                 problems.append(f"cannot remove {backup.path}: {error.strerror}")
                 continue
             removed.append(backup.path)
+            if records is not None:
+                with contextlib.suppress(OSError):
+                    (records / (backup.path.name + naming.RECORD)).unlink()
             _remove_empty(backup.path.parent, root)
     return Removal(removed=tuple(removed), problems=tuple(problems))
 

@@ -51,7 +51,10 @@ def plan(backups: Iterable[Backup], policy: Policy, now: datetime) -> Plan:
     - A good backup without a manifest stays while it is among the newest N good ones of its tier, but
       takes no proven one's place: nobody knows what is in it.
     - The newest good backup of the whole series stays, whatever the policy and the clock say; so does
-      the newest proven one.
+      the newest proven one, and the newest one that a test restore has verified.
+    - A backup that a test restore found bad takes no place, and is none of the newest good ones. It stays,
+      to be looked into, until newer proven ones that were not found bad fill its tier's count; then it
+      goes, so that bad ones do not pile up.
     - A backup that is not good stays: its manifest may be all that is damaged, or of a newer version
       than this program reads. It takes no good one's place.
     - A backup from the future stays until the clock has caught up, and takes no place either: of
@@ -69,17 +72,25 @@ def plan(backups: Iterable[Backup], policy: Policy, now: datetime) -> Plan:
 
     decisions: list[Decision] = []
     of_good, of_proven = dict.fromkeys(Tier, 0), dict.fromkeys(Tier, 0)
+    verified = False
     for backup in sorted(listed.values(), key=_order, reverse=True):
         if not backup.good:
             problem = backup.problem or "it has no valid manifest"
             decisions.append(_keep(backup, f"not counted, since it cannot be relied on: {problem}"))
         elif _instant(backup.taken_at) > _instant(now) + CLOCK_SKEW:
             decisions.append(_keep(backup, "not counted, since its time lies in the future"))
+        elif backup.bad:
+            superseded = any(of_proven.values())
+            count = policy.keep.get(backup.tier)
+            decisions.append(_decide_bad(backup, count, of_proven[backup.tier], superseded=superseded))
         else:
             rank = of_proven if backup.proven else of_good
             newest = "good backup" if not any(of_good.values()) else ""
             if backup.proven and not any(of_proven.values()):
                 newest = newest or "backup with a valid manifest"
+            if backup.verified and not verified:
+                newest = newest or "backup that a test restore has verified"
+            verified = verified or backup.verified
             of_good[backup.tier] += 1
             of_proven[backup.tier] += backup.proven
             decisions.append(_decide(backup, policy.keep.get(backup.tier), rank[backup.tier], newest))
@@ -99,6 +110,15 @@ def _decide(backup: Backup, count: int | None, rank: int, newest: str) -> Decisi
     if count <= 0:
         return _remove(backup, f"no {backup.tier} backups are to be kept, and a newer good one exists")
     return _remove(backup, f"older than the newest {count} {backup.tier}")
+
+
+def _decide_bad(backup: Backup, count: int | None, newer: int, *, superseded: bool) -> Decision:
+    """Decide about a bad backup; `newer` good ones are in its tier, `superseded` says that any are at all."""
+    if count is None:
+        return _keep(backup, f"the backup strategy in use leaves {backup.tier} backups alone")
+    if newer < count or not superseded:
+        return _keep(backup, "not counted, since a test restore found it bad")
+    return _remove(backup, "a test restore found it bad, and newer good ones have taken its place")
 
 
 def _keep(backup: Backup, why: str) -> Decision:

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -133,6 +134,20 @@ def existing(root: Path, path: Path) -> Iterator[int]:
         os.close(current)
 
 
+def read(path: Path, limit: int) -> bytes:
+    """Read a regular file; what only bears such a name (a link, a FIFO, a folder) raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        # As much memory is taken as is asked for, so that only what is there is.
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(min(limit, found.st_size))
+    finally:
+        os.close(descriptor)
+
+
 def _descend(root: Path, names: tuple[str, ...], mode: int) -> int:
     flags = os.O_RDONLY | os.O_DIRECTORY
     root.mkdir(mode=mode, parents=True, exist_ok=True)
@@ -148,7 +163,7 @@ def _descend(root: Path, names: tuple[str, ...], mode: int) -> int:
             below = os.open(name, flags | os.O_NOFOLLOW, dir_fd=current)
             if created:
                 os.fchmod(below, mode)  # whatever the umask says
-                _sync_folder(current)
+                sync_folder(current)
             os.close(current)
             current = below
     except BaseException:
@@ -157,7 +172,8 @@ def _descend(root: Path, names: tuple[str, ...], mode: int) -> int:
     return current
 
 
-def _sync_folder(descriptor: int) -> None:
+def sync_folder(descriptor: int) -> None:
+    """Sync the names in an open folder; raises OSError."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -224,11 +240,11 @@ def publish(
                 file.flush()
                 os.fchmod(descriptor, folder.file_mode)
                 os.fsync(descriptor)
-            _sync_folder(folder.descriptor)
+            sync_folder(folder.descriptor)
             _check_content(partial, manifest.file.bytes)
             _commit(folder, partial.name, name)
             committed = True
-            _sync_folder(folder.descriptor)
+            sync_folder(folder.descriptor)
             _check_place(folder, name, partial.guard)
             _check_place(folder, name + naming.MANIFEST, descriptor)
         except OSError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from asyncbackup import manifest, settings
+from asyncbackup import manifest, records, settings
 from asyncbackup.cli.app import app
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -80,15 +80,21 @@ def _old_flags() -> str:
     return f"```text\n{told.stdout.strip()}\n```\n"
 
 
-def schema() -> str:
+def manifest_schema() -> str:
     """Return the JSON schema of a manifest."""
     return json.dumps(manifest.schema(), indent=2) + "\n"
+
+
+def record_schema() -> str:
+    """Return the JSON schema of a verification record."""
+    return json.dumps(records.schema(), indent=2) + "\n"
 
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "settings.md": settings.reference,
     "commands.md": commands,
-    "manifest.schema.json": schema,
+    "manifest.schema.json": manifest_schema,
+    "verification.schema.json": record_schema,
 }
 """Every generated file of the reference, and what gives its content."""
 

@@ -4,11 +4,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from asyncbackup import backup, conf, locks, naming, prune, retention
+from asyncbackup import backup, conf, locks, naming, prune, records, retention
 from asyncbackup.cli import logs, render, text
 from asyncbackup.cli.session import Session, ask, backups, can_ask, fail, show
 from asyncbackup.errors import AsyncbackupError, Exit, LockedError, UsageError
 from asyncbackup.model import GLOBALS, Backup, DatabaseSpec, Decision, Plan, Policy, Server
+
+_BY_HAND = "removed: chosen by hand"
 
 
 @dataclass(slots=True)
@@ -118,19 +120,30 @@ def _configured(found: conf.Conf, series: Collection[DatabaseSpec]) -> frozenset
 def _chosen(plan: Plan, pattern: str, now: datetime) -> Plan:
     """Turn a plan into one that removes what matches, but never the newest good backup.
 
-    Nor, where clocks disagree, the one that is the newest of those that are not from the future.
+    Nor, where clocks disagree, the one that is the newest of those that are not from the future. What a
+    test restore found bad is good only where there is nothing better.
     """
     good = sorted((d.backup for d in plan.decisions if d.backup.good), key=lambda b: b.taken_at)
+    good = [b for b in good if not b.bad] or good
     past = [b for b in good if b.taken_at <= now + retention.CLOCK_SKEW]
     newest = {b.path for b in (*good[-1:], *past[-1:])}
+    verified = _newest_verified(plan)
     decisions = []
     for decision in plan.decisions:
         if pattern not in str(decision.backup.path):
             continue
         keep = decision.backup.path in newest
-        reason = "kept: the newest good backup is never removed" if keep else "removed: chosen by hand"
+        reason = "kept: the newest good backup is never removed" if keep else _BY_HAND
+        if not keep and decision.backup == verified:
+            reason += ", though it is the newest that a test restore has verified"
         decisions.append(Decision(backup=decision.backup, keep=keep, reason=reason))
     return Plan(decisions=tuple(decisions))
+
+
+def _newest_verified(plan: Plan) -> Backup | None:
+    return max(
+        (d.backup for d in plan.decisions if d.backup.verified), key=lambda b: b.taken_at, default=None
+    )
 
 
 def _table(decisions: Collection[Decision], now: datetime) -> str:
@@ -151,17 +164,19 @@ def _carry_out(
     session: Session, plans: Mapping[DatabaseSpec, Plan], now: datetime, done: _Done, *, one_by_one: bool
 ) -> None:
     root = session.settings.backup_dir
+    apart = records.folder(session.settings.verify_dir)
     lock_folder = locks.folder(root, session.settings.lock_dir)
     run_id = backup.new_run_id(now)
     for spec, plan in plans.items():
+        though = {d.backup.path: d.reason.partition(_BY_HAND)[2] for d in plan.decisions}
         for batch in [[b] for b in reversed(plan.remove)] if one_by_one else [plan.remove[::-1]]:
-            if not batch or (one_by_one and not ask(f"Remove {batch[0].path}?")):
+            if not batch or (one_by_one and not ask(f"Remove {batch[0].path}{though[batch[0].path]}?")):
                 continue
             try:
                 # Held only while files go, not while a person makes up their mind.
                 with locks.hold(lock_folder, naming.long_core(spec), str(spec), run_id):
                     still_there = [b for b in batch if b.path.exists()]
-                    removal = prune.remove(still_there, root, lock_folder, run_id)
+                    removal = prune.remove(still_there, root, lock_folder, run_id, apart)
                 done.removed += [b for b in batch if b.path in removal.removed]
                 prune.raise_problems(removal)
             except AsyncbackupError as error:

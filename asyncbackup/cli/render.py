@@ -8,9 +8,21 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from asyncbackup.cli import text
 from asyncbackup.conf import Conf
-from asyncbackup.model import Backup, DatabaseSpec, Decision, Outcome, Report, Secret, Status
+from asyncbackup.model import (
+    Backup,
+    DatabaseSpec,
+    Decision,
+    Outcome,
+    Report,
+    Secret,
+    Status,
+    Verdict,
+    Verification,
+)
 from asyncbackup.naming import MANIFEST
 from asyncbackup.settings import Settings, credentials
 
@@ -140,7 +152,23 @@ def backup(found: Backup, now: datetime) -> dict[str, Any]:
         "server_version": manifest.server_version if manifest else None,
         "sha256": manifest.file.sha256 if manifest else None,
         "run_id": manifest.run_id if manifest else None,
+        "verified": found.verified,
+        "verification": to_jsonable_python(found.verification),
+        "note": found.note or None,
     }
+
+
+def tested(of: Verification | None, now: datetime) -> str:
+    """Return what is known of a backup's test restore: that it was verified, and when; else why not."""
+    if of is None:
+        return ""
+    age = text.age(of.started_at, now)
+    when = age if age == "in the future" else f"{age} ago"
+    if of.verdict is Verdict.BAD:
+        return f"BAD as of {when}"
+    if of.verdict is Verdict.UNVERIFIED:
+        return f"could not be verified {when}"
+    return f"verified {when} ({of.level})" if of.proven else f"loaded {when}"
 
 
 def _kind(found: Backup) -> str:
@@ -159,15 +187,31 @@ def listing(backups: Sequence[Backup], root: Path, now: datetime, nothing: str) 
             f"{b.manifest.rows:,}" if b.manifest else "?",
             b.tier.value,
             _kind(b) if b.good else "DAMAGED",
+            tested(b.verification, now),
+            text.seconds(b.verification.load_seconds) if b.verification and b.verification.good else "",
             _below(b.path, root),
         )
         for b in backups
     ]
-    head = ("DATABASE", "AGE", "SIZE", "ROWS", "TIER", "KIND", "FILE")
-    body = text.table(head, rows, right=frozenset({1, 2, 3})) if rows else text.plain(nothing)
+    head = ("DATABASE", "AGE", "SIZE", "ROWS", "TIER", "KIND", "TEST RESTORE", "TOOK", "FILE")
+    body = text.table(head, rows, right=frozenset({1, 2, 3, 7})) if rows else text.plain(nothing)
     damaged = [f"{_below(b.path, root)}: {problem(b, b.problem)}" for b in backups if not b.good]
-    blocks = [body, text.lines("Damaged, and never counted as a backup:", damaged), disk_use(backups, root)]
+    bad = [f"{_below(b.path, root)}: {_why_bad(b.verification)}" for b in backups if b.verification and b.bad]
+    notes = [f"{_below(b.path, root)}: {b.note}" for b in backups if b.note]
+    blocks = [
+        body,
+        text.lines("Damaged, and never counted as a backup:", damaged),
+        text.lines("Found bad by a test restore, and not counted as a good backup:", bad),
+        text.lines("Notes:", notes),
+        disk_use(backups, root),
+    ]
     return "\n\n".join(block for block in blocks if block)
+
+
+def _why_bad(of: Verification) -> str:
+    more = len(of.differences) - 1
+    first = f"{of.differences[0]}{f', and {more} more differences' if more > 0 else ''}" if more >= 0 else ""
+    return "; ".join(said for said in (of.error, first) if said) or "it does not say why"
 
 
 def problem(found: Backup, said: str) -> str:

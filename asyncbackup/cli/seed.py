@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,14 +11,14 @@ from typing import Any, NoReturn
 import click
 
 from asyncbackup import naming, retention, volume
-from asyncbackup.cli import pruning, render, session, text
+from asyncbackup.cli import pruning, render, session, text, verifying
 from asyncbackup.cli.app import EXIT_CODES, invoke
-from asyncbackup.errors import Exit, UsageError
+from asyncbackup.errors import Exit, StorageError, UsageError
 from asyncbackup.model import Tier
 
 _RULE = "=" * 128
 _LINE = "-" * 128
-_SIDECARS = (naming.MANIFEST, naming.RECORD)
+_SIDECARS = (naming.MANIFEST, naming.RECORD, naming.RECORD_PART)
 
 _TIERS = {Tier.DATED: "", Tier.DAILY: "daily ", Tier.WEEKLY: "weekly ", Tier.MONTHLY: "monthly "}
 
@@ -26,10 +26,6 @@ _LATER = {
     "restore": (
         "restoring (-r, -a, -I) comes with a later version",
         "any backup loads with psql: zcat FILE | psql -v ON_ERROR_STOP=1 -d NEW_DATABASE",
-    ),
-    "verify": (
-        "verifying (-v) comes with a later version",
-        "backup.sh -l lists the backups; each was checked to be whole when it was written",
     ),
     "service": (
         "the service (no flag: a cycle on every schedule, or every BACKUP_PERIOD) comes with a later version",
@@ -58,7 +54,12 @@ _LATER = {
 @click.option(
     "-f", "pattern", metavar="TEXT", default="", help="Choose backups: a path, a name, or part of one."
 )
-@click.option("-v", "verify", metavar="SPEC|all", help="Verify a backup: comes with a later version.")
+@click.option(
+    "-v",
+    "verify",
+    metavar="SPEC|all",
+    help="Restore the newest backup for a test (-f: another one); all: of every database.",
+)
 @click.option("-r", "restore", metavar="SPEC", help="Restore a backup: comes with a later version.")
 @click.option("-a", "admin", metavar="PASSWORD", help="With -r: comes with a later version.")
 @click.option("-I", "go_on", is_flag=True, help="With -r: comes with a later version.")
@@ -76,7 +77,7 @@ def seed(**given: Any) -> Exit:  # noqa: ANN401 - flags and texts
     if given["restore"] is not None or given["admin"] is not None or given["go_on"]:
         return _later("restore")
     if given["verify"] is not None:
-        return _later("verify")
+        return _verify(given["verify"], given["pattern"])
     if given["once"] or given["scheduled"]:
         return _cycle("once" if given["once"] else "scheduled")
     return _later("service")
@@ -103,6 +104,11 @@ def _prune(pattern: str, *, ask: bool) -> Exit:
     yes = not ask or not pattern
     begun = session.begin()
     return pruning.run(begun, (), pattern=pattern, dry_run=False, yes=yes, as_json=False, consent="-s")
+
+
+def _verify(spec: str, pattern: str) -> Exit:
+    begun = session.begin()
+    return verifying.run(begun, begun.specs((spec,)), pattern=pattern, as_json=False)
 
 
 def _cycle(mode: str) -> Exit:
@@ -160,7 +166,12 @@ def _listing(begun: session.Session) -> str:
         ],
     )
     blocks = [_RULE, "Current Backups:", "", sizes, "", _volume(root), _LINE]
-    return "\n".join([*blocks, *_used(root), _RULE])
+    now = datetime.now(UTC)
+    try:
+        tests = {str(b.path): render.tested(b.verification, now) for b in session.backups(begun, tested=True)}
+    except StorageError as error:
+        return "\n".join([*blocks, text.plain(error.message), _RULE])
+    return "\n".join([*blocks, *_used(root, tests), _RULE])
 
 
 def _volume(root: Path) -> str:
@@ -173,8 +184,8 @@ def _volume(root: Path) -> str:
     return text.table(("Size", "Used", "Avail", "Use%", "Folder"), [(*sizes, share, str(root))])
 
 
-def _used(root: Path) -> Iterator[str]:
-    """Yield size, date and path of each backup, and after each folder's files its total, as du does."""
+def _used(root: Path, tests: Mapping[str, str]) -> Iterator[str]:
+    """Yield size, date, path and test restore of each backup, and each folder's total, as du does."""
     totals: dict[str, int] = {}
     for folder, folders, files in os.walk(root, topdown=False):
         lines = []
@@ -187,7 +198,8 @@ def _used(root: Path) -> Iterator[str]:
                 continue  # pruned meanwhile
             total += found.st_blocks * 512
             if not name.startswith(".") and not name.endswith(_SIDECARS):
-                lines.append(_line(found.st_blocks * 512, found.st_mtime, path))
+                line = _line(found.st_blocks * 512, found.st_mtime, path)
+                lines.append(f"{line}  {tests[path]}" if tests.get(path) else line)
         total += sum(totals.pop(os.path.join(folder, name), 0) for name in folders)  # noqa: PTH118
         totals[folder] = total
         if Path(folder).name.startswith(".") and Path(folder) != root:

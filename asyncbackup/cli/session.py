@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import stamina.instrumentation
 
-from asyncbackup import backup, conf, dbspec, inventory, naming
+from asyncbackup import backup, conf, dbspec, inventory, naming, records
 from asyncbackup import settings as settings_of
 from asyncbackup.cli import logs, text
 from asyncbackup.errors import AsyncbackupError, DatabaseMissingError, Exit, StorageError, UsageError
@@ -308,11 +308,17 @@ def wants_display(session: Session) -> bool:
     return session.settings.log_format == "auto" and logs.is_terminal(sys.stderr)
 
 
-def backups(session: Session, specs: tuple[DatabaseSpec, ...] = (), pattern: str = "") -> list[Backup]:
-    """Return all backups, or those of these databases, sorted by database and newest first."""
-    found = inventory.scan(session.settings.backup_dir)
+def backups(
+    session: Session, specs: tuple[DatabaseSpec, ...] = (), pattern: str = "", *, tested: bool = False
+) -> list[Backup]:
+    """Return all backups, or those of these databases, sorted by database and newest first.
+
+    With `tested`, others may be missing than those that a verification record lies for.
+    """
+    found = inventory.scan(session.settings.backup_dir, records.folder(session.settings.verify_dir))
     owners = naming.Owners.build([*session.conf.databases, *specs], session.conf.patterns, dbspec.matches)
-    cores = dict.fromkeys(entry.core for entry in found.entries if pattern in str(entry.path))
+    wanted = [entry for entry in found.entries if entry.records] if tested else found.entries
+    cores = dict.fromkeys(entry.core for entry in wanted if pattern in str(entry.path))
     loaded = inventory.load_all(found, cores, owners)
     chosen = [b for b in loaded if pattern in str(b.path) and (not specs or b.spec in specs)]
     chosen.sort(key=lambda b: b.taken_at, reverse=True)

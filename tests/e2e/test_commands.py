@@ -9,12 +9,16 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from asyncbackup import inventory, records
+from asyncbackup.model import Difference, Level, Verdict, Verification
 from tests.e2e.conftest import MARKER, PASSWORD, Site, descendants, dumping, held, wait_until
 from tests.servers import Cli, Databases
 
@@ -390,6 +394,59 @@ def test_list_knows_backups_of_the_bash_tool_and_what_is_damaged(site: Site) -> 
     assert "never counted as a backup" in ran.stdout
 
 
+def restored(path: Path, verdict: Verdict, own: Path | None = None, **more: Any) -> Verification:
+    """Write the result of a test restore of one of our backups, two days and an hour ago."""
+    manifest = inventory.read_manifest(path)
+    result = Verification(
+        name=path.name, host=manifest.host, port=manifest.port, dbname=manifest.dbname, verdict=verdict,
+        level=Level.CONTENT, proven=True, run_id="a-run", started_at=datetime.now(UTC) - timedelta(hours=49),
+        seconds=9, load_seconds=7.5, bytes=manifest.file.bytes, sha256=manifest.file.sha256,
+        server_version="15.1",
+    )  # fmt: skip
+    result = replace(result, **more)
+    if own is None:
+        assert records.write(result, path, None, 0o600).parent == path.parent
+    else:
+        own.mkdir(parents=True, exist_ok=True)
+        (own / f"{path.name}.verified.json").write_bytes(records.to_json(result))
+    return result
+
+
+def test_list_shows_test_restores(site: Site) -> None:
+    site("backup", VERIFY_DIR="")
+    site.env["VERIFY_DIR"] = f"{site.folder / 'verify'}"
+    globals_, good, bad, unknown = site.files()
+    proof = restored(good, Verdict.GOOD)
+    differences = (Difference(kind="rows", name="public.t", expected="2000", found="1999"),) * 3
+    restored(
+        bad, Verdict.BAD, site.folder / "verify" / "records", error="\x1b[31mlost", differences=differences
+    )
+    restored(unknown, Verdict.UNVERIFIED, lacking=("extension postgis 3.3",))
+    globals_.with_name(f"{globals_.name}.verified.json").write_text("{")
+    listed = {one["path"]: one for one in json.loads(site("list", "--json").stdout)}
+    assert listed[f"{good}"]["verification"] == json.loads(
+        json.dumps({**asdict(proof), "started_at": f"{proof.started_at.isoformat()[:-6]}Z"})
+    )
+    assert [listed[f"{path}"]["verified"] for path in site.files()] == [False, True, False, False]
+    assert all(one["good"] for one in listed.values())
+    assert listed[f"{bad}"]["verification"]["differences"][0]["found"] == "1999"
+    assert (listed[f"{globals_}"]["verification"], listed[f"{good}"]["note"]) == (None, None)
+    assert "not JSON" in listed[f"{globals_}"]["note"]
+
+    words = {good: r"verified 2 d 1 h ago \(content\)", bad: r"BAD as of 2 d 1 h ago", unknown: r"could not be verified 2 d 1 h ago"}  # fmt: skip
+    shown = site("list").stdout
+    of_old = site.backup_sh("-l").stdout
+    for path, said in words.items():
+        assert re.search(rf"  {said}  .*/{re.escape(path.name)}$", shown, re.MULTILINE)
+        assert re.search(rf" {re.escape(str(path))}  {said}$", of_old, re.MULTILINE)
+    assert re.search(rf"ago \(content\) +7\.5 s +\S*{re.escape(good.name)}$", shown, re.MULTILINE)
+    assert shown.count("(content)") == shown.count("7.5 s") == of_old.count("(content)") == 1
+    why = r"\x1b[31mlost; rows public.t: expected 2000, found 1999, and 2 more differences"
+    assert f"{bad.name}: {why}" in shown
+    assert re.search(rf"Notes:\n.*{re.escape(globals_.name)}: a verification record cannot be read", shown)
+    assert "json" not in of_old
+
+
 EVIL = ("\x1b[31mred", "new\nline", "rtl\u202eeltit", "a b", "it's")
 
 
@@ -461,6 +518,58 @@ def test_prune_by_filter_asks_for_each_and_spares_the_newest(crowded: Site) -> N
     assert crowded("prune", "-f", newest.name, "--yes").returncode == 0
     assert crowded.files() == [oldest, newest]
     assert "no backup's path holds" in crowded("prune", "-f", "nothing like it").stdout
+
+
+def test_prune_keeps_the_newest_verified_and_says_so(crowded: Site) -> None:
+    oldest, middle, newest = crowded.files()
+    own = crowded.folder / "verify" / "records"
+    crowded.env["VERIFY_DIR"] = f"{own.parent}"
+    for path in (oldest, middle):
+        restored(path, Verdict.GOOD, own, level=Level.TABLES)  # too little to be spared for
+    restored(oldest, Verdict.GOOD)
+    ran = crowded("prune", "--yes")
+    assert re.search(rf"^keep .*{oldest.name}.* that a test restore has verified", ran.stdout, re.MULTILINE)
+    assert crowded.files() == [oldest, newest]
+    assert [path.name for path in own.iterdir()] == [f"{oldest.name}.verified.json"]
+    # By hand it goes, record and all, but not without a word.
+    with terminal(crowded, "prune", "-f", oldest.name) as opened:
+        wait_until(
+            lambda: opened.shows(f"{oldest.name}, though it is the newest that a test restore has verified? [y/N]"),
+            "the question",
+        )  # fmt: skip
+        opened.type("y\n")
+        assert opened.end() == 0
+    assert crowded.files() == [newest]
+    assert sorted(path.name for path in newest.parent.iterdir()) == [newest.name, f"{newest.name}.json"]
+    assert list(own.iterdir()) == []
+
+
+def test_prune_by_filter_spares_no_bad_one(crowded: Site) -> None:
+    oldest, middle, newest = crowded.files()
+    restored(newest, Verdict.BAD)
+    ran = crowded("prune", "-f", ".sql.gz", "--yes", "--json")
+    assert [one["removed"] for one in json.loads(ran.stdout)["backups"]] == [True, False, True]
+    assert crowded.files() == [middle]
+    assert not oldest.exists()
+    restored(middle, Verdict.BAD)  # where nothing is better, it is the one that stays
+    assert crowded("prune", "-f", ".sql.gz", "--yes").returncode == 0
+    assert crowded.files() == [middle]
+
+
+def test_a_backup_prunes_with_regard_to_test_restores(crowded: Site) -> None:
+    oldest, middle, newest = crowded.files()
+    own = crowded.folder / "verify" / "records"
+    restored(oldest, Verdict.GOOD, own)
+    restored(middle, Verdict.BAD)
+    restored(newest, Verdict.BAD, own)
+    lost = newest.with_name(re.sub(r"_\d{4}-", "_2001-", newest.name) + ".verified.json")
+    lost.write_bytes(records.to_json(records.read(own / f"{newest.name}.verified.json")))
+    ran = crowded("backup", "--json", VERIFY_DIR=f"{own.parent}")
+    (one,) = json.loads(ran.stdout)["databases"]
+    assert (one["status"], sorted(one["pruned"])) == ("good", [f"{middle}", f"{newest}"])
+    assert crowded.files() == [oldest, Path(one["path"])]
+    assert [path.name for path in own.iterdir()] == [f"{oldest.name}.verified.json"]
+    assert not [*crowded.backups.rglob("*.verified.json")]
 
 
 def bash_backup(site: Site, name: str, when: str) -> Path:

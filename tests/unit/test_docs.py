@@ -11,7 +11,7 @@ import pytest
 from asyncbackup import conf, settings
 from asyncbackup.cli import render
 from asyncbackup.errors import AsyncbackupError
-from asyncbackup.model import Backup, DatabaseSpec, Manifest, Outcome, Report, Status, Tier
+from asyncbackup.model import Backup, DatabaseSpec, Manifest, Outcome, Report, Status, Tier, Verification
 from asyncbackup.settings import Settings
 from docs import generate
 
@@ -123,6 +123,11 @@ def test_every_page_can_be_reached_from_the_map() -> None:
 def test_every_field_of_the_manifest_is_described() -> None:
     text = (ROOT / "docs/reference/files.md").read_text(encoding="utf-8")
     assert [name for name in Manifest.__dataclass_fields__ if f"`{name}`" not in text] == []
+
+
+def test_every_field_of_a_verification_record_is_described() -> None:
+    text = (ROOT / "docs/reference/files.md").read_text(encoding="utf-8").partition("## The verification")[2]
+    assert [name for name in Verification.__dataclass_fields__ if f"`{name}`" not in text] == []
 
 
 def test_every_event_is_described_and_no_other() -> None:

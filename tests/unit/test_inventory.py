@@ -2,14 +2,24 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from asyncbackup import dbspec, inventory
+from asyncbackup import dbspec, inventory, records
 from asyncbackup import manifest as manifests
-from asyncbackup.model import DatabasePattern, DatabaseSpec, Manifest, StoredFile
+from asyncbackup.model import (
+    Backup,
+    DatabasePattern,
+    DatabaseSpec,
+    Level,
+    Manifest,
+    StoredFile,
+    Verdict,
+    Verification,
+)
 from asyncbackup.naming import Owners
 from asyncbackup.stream import MARK
 
@@ -90,3 +100,95 @@ def test_leftovers_of_odd_names_go_under_a_wildcard_of_their_own(tmp_path: Path)
     odd = DatabaseSpec("h", 5433, "a b")
     left = file(tmp_path, "h-a%20b", 1, GZIP_HEADER + MARK, ".sql.gz.in_progress")
     assert inventory.sweep(inventory.scan(tmp_path), odd, owners([odd], WILD)) == (left,)
+
+
+def result_of(backup: Path, spec: DatabaseSpec = ONE, **changes: Any) -> Verification:
+    """Return the result of a good test restore of what `proven` makes."""
+    record = Verification(
+        name=backup.name, host=spec.host, port=spec.port, dbname=spec.dbname, verdict=Verdict.GOOD,
+        level=Level.CONTENT, proven=True, run_id="r", started_at=AT, seconds=1, load_seconds=1, bytes=20,
+        sha256="0" * 64, server_version="15.1",
+    )  # fmt: skip
+    return replace(record, **changes)
+
+
+def only(root: Path, records_in: Path | None = None) -> Backup:
+    found = inventory.scan(root, records_in)
+    (entry,) = found.entries
+    return inventory.load(entry, owners([ONE]))
+
+
+def test_a_record_is_found_beside_its_backup_and_in_our_own_folder(tmp_path: Path) -> None:
+    root, own = tmp_path / "backups", tmp_path / "own"
+    root.mkdir()
+    path = proven(root, "h-app", 1, ONE)
+    assert (only(root).verification, only(root, own).verification, only(root).note) == (None, None, "")
+    own.mkdir()
+    apart = result_of(path)
+    (own / f"{path.name}.verified.json").write_bytes(records.to_json(apart))
+    assert only(root).verification is None
+    found = only(root, own)
+    assert (found.verification, found.verified, found.bad) == (apart, True, False)
+    beside = result_of(path, verdict=Verdict.BAD, started_at=AT + timedelta(days=1))
+    assert records.write(beside, path, own, 0o600).parent == path.parent
+    found = only(root, own)
+    assert (found.verification, found.verified, found.bad) == (beside, False, True)
+    assert found.good  # as a file; the rest is for retention to weigh
+    assert inventory.scan(root, own).orphans == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "verified"),
+    [({}, True), ({"level": Level.ROWS}, True), ({"level": Level.TABLES}, False), ({"proven": False}, False),
+     ({"verdict": Verdict.UNVERIFIED}, False), ({"verdict": Verdict.BAD}, False)],
+)  # fmt: skip
+def test_verified_is_what_was_proven_by_its_rows(
+    tmp_path: Path, changes: dict[str, Any], *, verified: bool
+) -> None:
+    path = proven(tmp_path, "h-app", 1, ONE)
+    records.write(result_of(path, **changes), path, None, 0o600)
+    assert only(tmp_path).verified is verified
+
+
+@pytest.mark.parametrize("what", ["torn", "of another file", "a link", "a folder"])
+def test_a_record_that_cannot_count_is_noted_and_held_against_nobody(tmp_path: Path, what: str) -> None:
+    path = proven(tmp_path, "h-app", 1, ONE)
+    there = path.with_name(f"{path.name}.verified.json")
+    if what == "torn":
+        there.write_bytes(records.to_json(result_of(path))[:-9])
+    elif what == "of another file":
+        there.write_bytes(records.to_json(result_of(path, sha256="1" * 64)))
+    elif what == "a folder":
+        there.mkdir()
+    else:
+        (tmp_path / "elsewhere").write_bytes(records.to_json(result_of(path)))
+        there.symlink_to(tmp_path / "elsewhere")
+    found = only(tmp_path)
+    assert (found.verification, found.good, found.problem) == (None, True, "")
+    # What is no file is not seen at all.
+    assert (str(there) in found.note) is (what in {"torn", "of another file"})
+
+
+def test_our_own_folder_may_be_of_no_use(tmp_path: Path) -> None:
+    proven(tmp_path, "h-app", 1, ONE)
+    (tmp_path / "own").touch()
+    assert inventory.scan(tmp_path, tmp_path / "own").unreadable == (tmp_path / "own",)
+    assert only(tmp_path, tmp_path / "own").good
+
+
+def test_a_record_goes_when_its_backup_has_gone(tmp_path: Path) -> None:
+    gone, there = proven(tmp_path, "h-app", 1, ONE), proven(tmp_path, "h-app", 2, ONE)
+    theirs = proven(tmp_path, "h-app", 3, OTHER)
+    torn = file(tmp_path, "h-app", 4, b"", ".sql.gz.verified.json")
+    for path, spec in ((gone, ONE), (there, ONE), (theirs, OTHER)):
+        records.write(result_of(path, spec), path, None, 0o600)
+    for path in (gone, theirs):
+        path.unlink()
+        path.with_name(f"{path.name}.json").unlink()
+    left, kept, of_others = (path.with_name(f"{path.name}.verified.json") for path in (gone, there, theirs))
+    found = inventory.scan(tmp_path)
+    assert {*found.orphans} == {left, of_others, torn}
+    # An empty one could be anybody's where a wildcard stands beside.
+    assert inventory.sweep(found, ONE, owners([ONE], WILD)) == (left,)
+    assert (left.exists(), kept.exists(), of_others.exists(), torn.exists()) == (False, True, True, True)
+    assert inventory.sweep(found, ONE, owners([ONE])) == (torn,)

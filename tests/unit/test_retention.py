@@ -16,7 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncbackup.errors import ConfigError
-from asyncbackup.model import Backup, DatabaseSpec, Decision, Manifest, Plan, Policy, StoredFile, Tier
+from asyncbackup.model import (
+    Backup,
+    DatabaseSpec,
+    Decision,
+    Level,
+    Manifest,
+    Plan,
+    Policy,
+    StoredFile,
+    Tier,
+    Verdict,
+    Verification,
+)
 from asyncbackup.retention import CLOCK_SKEW, plan, policy, tier
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -30,6 +42,17 @@ PROOF = Manifest(
     sql_bytes=1, rows=0, table_count=0, encoding="UTF8", outside_blake3="0" * 64, restricted=True,
 )  # fmt: skip
 
+TESTED = Verification(
+    name="", host="db", port=5432, dbname="app", verdict=Verdict.GOOD, level=Level.CONTENT, proven=True,
+    run_id="r", started_at=NOW, seconds=1, load_seconds=1, bytes=1, sha256="0" * 64, server_version="15.1",
+)  # fmt: skip
+FOUND_BAD = replace(TESTED, verdict=Verdict.BAD)
+SAYS_NOTHING = [
+    replace(TESTED, verdict=Verdict.UNVERIFIED),
+    replace(TESTED, level=Level.TABLES),
+    replace(TESTED, proven=False),
+]
+
 
 def backup(
     number: int,
@@ -39,6 +62,7 @@ def backup(
     good: bool = True,
     proven: bool = True,
     spec: DatabaseSpec | None = APP,
+    tested: Verification | None = None,
 ) -> Backup:
     return Backup(
         path=Path(f"/backups/{tier}/{number:04}.sql.gz"),
@@ -49,6 +73,7 @@ def backup(
         good=good,
         spec=spec,
         manifest=PROOF if good and proven else None,
+        verification=tested,
     )
 
 
@@ -74,7 +99,7 @@ def verdicts(result: Plan, of: Sequence[Backup]) -> dict[Path, Decision]:
 
 
 # Few hours for many backups, so that equal times are common; the negative ones lie in the future.
-histories = st.lists(
+untested = st.lists(
     st.tuples(
         st.integers(-4, 12),
         st.sampled_from(Tier),
@@ -88,6 +113,11 @@ histories = st.lists(
         backup(n, hours, where, good=good, proven=proven, spec=whose)
         for n, (hours, where, good, proven, whose) in enumerate(rows)
     ]
+)
+histories = st.builds(
+    lambda backups, results: [replace(one, verification=results[n]) for n, one in enumerate(backups)],
+    untested,
+    st.lists(st.sampled_from([None, TESTED, FOUND_BAD, *SAYS_NOTHING]), min_size=25, max_size=25),
 )
 counts = st.integers(-2, 6)
 policies = st.builds(
@@ -184,6 +214,47 @@ class TestReasons:
                     "kept: the newest good backup is never removed",
                     "kept: the newest backup with a valid manifest is never removed",
                     "removed: no weekly backups are to be kept, and a newer good one exists",
+                ],
+            ),
+            (
+                [backup(n, n, DATED, tested=TESTED if n in {3, 4} else None) for n in range(5)],
+                policy("daily", 2, 6, 4, 1),
+                [
+                    "kept: 1st of 2 dated",
+                    "kept: 2nd of 2 dated",
+                    "removed: older than the newest 2 dated",
+                    "kept: the newest backup that a test restore has verified is never removed",
+                    "removed: older than the newest 2 dated",
+                ],
+            ),
+            (
+                [backup(n, n, DATED, tested=FOUND_BAD if n in {0, 2, 4} else None) for n in range(5)],
+                policy("daily", 2, 6, 4, 1),
+                [
+                    "kept: not counted, since a test restore found it bad",
+                    "kept: 1st of 2 dated",
+                    "kept: not counted, since a test restore found it bad",
+                    "kept: 2nd of 2 dated",
+                    "removed: a test restore found it bad, and newer good ones have taken its place",
+                ],
+            ),
+            (
+                [
+                    backup(0, 1, WEEKLY, tested=FOUND_BAD),
+                    backup(1, 2, proven=False),
+                    backup(2, 3, WEEKLY, proven=False, tested=FOUND_BAD),
+                    backup(3, 4),
+                    backup(4, 5, WEEKLY, tested=FOUND_BAD),
+                    backup(5, 6, DATED, tested=FOUND_BAD),
+                ],
+                policy("rolling", 31, 6, 0, 0),
+                [
+                    "kept: not counted, since a test restore found it bad",
+                    "kept: among the newest 6 daily; without a manifest, it is not counted",
+                    "kept: not counted, since a test restore found it bad",  # a stub supersedes nothing
+                    "kept: 1st of 6 daily",
+                    "removed: a test restore found it bad, and newer good ones have taken its place",
+                    "kept: the backup strategy in use leaves dated backups alone",
                 ],
             ),
             (
@@ -296,12 +367,13 @@ class TestLaws:
         assert all(one.reason.startswith("kept: " if one.keep else "removed: ") for one in result.decisions)
 
     @given(histories, policies, clocks)
-    def test_r2_the_newest_good_and_the_newest_proven_backup_stay(
+    def test_r2_the_newest_good_the_newest_proven_and_the_newest_verified_backup_stay(
         self, backups: list[Backup], rules: Policy, now: datetime
     ) -> None:
-        current = [one for one in backups if one.good and not future(one, now)]
+        current = [one for one in backups if one.good and not one.bad and not future(one, now)]
+        proven, verified = ([one for one in current if getattr(one, how)] for how in ("proven", "verified"))
         kept = plan(backups, rules, now).keep
-        for candidates in (current, [one for one in current if one.proven]):
+        for candidates in (current, proven, verified):
             newest = max(candidates, key=lambda one: (one.taken_at, one.path), default=None)
             assert newest is None or newest in kept
 
@@ -313,7 +385,7 @@ class TestLaws:
         kept = {*paths(plan(proven, rules, NOW).keep)}
         assert kept <= {*paths(plan(backups, rules, NOW).keep)}
 
-    @given(histories, policies)
+    @given(untested, policies)
     def test_what_has_no_manifest_fares_no_better_than_with_one(
         self, backups: list[Backup], rules: Policy
     ) -> None:
@@ -322,11 +394,60 @@ class TestLaws:
         assert {*paths(plan(backups, rules, NOW).keep)} & unproven == {*paths(as_if.keep)} & unproven
 
     @given(histories, policies)
-    def test_r3_a_bad_backup_changes_nothing_and_stays(self, backups: list[Backup], rules: Policy) -> None:
+    def test_r3_a_damaged_backup_changes_nothing_and_stays(
+        self, backups: list[Backup], rules: Policy
+    ) -> None:
         good = [one for one in backups if one.good]
         whole = plan(backups, rules, NOW)
         assert verdicts(whole, good) == verdicts(plan(good, rules, NOW), good)
         assert all(one.good for one in whole.remove)
+
+    @given(histories, policies)
+    def test_r3_what_a_test_restore_found_bad_takes_no_good_ones_place(
+        self, backups: list[Backup], rules: Policy
+    ) -> None:
+        others = [one for one in backups if not one.bad]
+        assert verdicts(plan(backups, rules, NOW), others) == verdicts(plan(others, rules, NOW), others)
+
+    @given(histories, policies)
+    def test_what_was_found_bad_goes_once_newer_good_ones_fill_its_tier(
+        self, backups: list[Backup], rules: Policy
+    ) -> None:
+        counted = [one for one in backups if one.proven and not one.bad and not future(one)]
+        for one in plan(backups, rules, NOW).keep:
+            if one.bad and one.good and not future(one) and one.tier in rules.keep:
+                newer = [
+                    other for other in counted if (other.taken_at, other.path) > (one.taken_at, one.path)
+                ]
+                full = sum(other.tier == one.tier for other in newer) >= rules.keep[one.tier]
+                assert not (newer and full)
+
+    @given(histories, policies)
+    def test_test_restores_never_remove_what_would_have_stayed(
+        self, backups: list[Backup], rules: Policy
+    ) -> None:
+        before = plan([replace(one, verification=None) for one in backups], rules, NOW)
+        assert {*paths(plan(backups, rules, NOW).remove)} <= {*paths(before.remove)}
+
+    @given(histories, policies, st.data())
+    def test_one_more_verified_takes_no_more_than_the_last_ones_privilege(
+        self, backups: list[Backup], rules: Policy, data: st.DataObject
+    ) -> None:
+        if not (may_be := [one for one in backups if one.proven and one.verification is None]):
+            return
+        chosen = data.draw(st.sampled_from(may_be))
+        after = [replace(one, verification=TESTED) if one is chosen else one for one in backups]
+        privileged = [one for one in backups if one.verified and one.path != chosen.path]
+        more = {*paths(plan(after, rules, NOW).remove)} - {*paths(plan(backups, rules, NOW).remove)}
+        assert more <= {*paths(privileged)}
+        assert len(more) <= 1
+
+    @given(untested, policies, st.lists(st.sampled_from(SAYS_NOTHING), min_size=25, max_size=25))
+    def test_a_test_restore_that_proves_nothing_changes_nothing(
+        self, backups: list[Backup], rules: Policy, results: list[Verification]
+    ) -> None:
+        tested = [replace(one, verification=results[n]) for n, one in enumerate(backups)]
+        assert said(plan(tested, rules, NOW).decisions) == said(plan(backups, rules, NOW).decisions)
 
     @given(histories, policies)
     def test_r4_what_was_kept_is_kept_again(self, backups: list[Backup], rules: Policy) -> None:
@@ -385,7 +506,7 @@ class TestLaws:
         present = [one for one in backups if not future(one)]
         assert plan(present, rules, NOW + timedelta(hours=hours)) == plan(present, rules, NOW)
 
-    @given(histories, policies)
+    @given(untested, policies)
     def test_a_count_is_kept_to_exactly(self, backups: list[Backup], rules: Policy) -> None:
         kept = [one for one in plan(backups, rules, NOW).keep if one.proven and not future(one)]
         for where in Tier:
@@ -439,6 +560,17 @@ class TestThreeYears:
     def test_r8_daily_strategy(self) -> None:
         left, everything, _ = simulate(policy("daily", 31, 6, 4, 1), self.DAYS)
         assert left == everything[:-32:-1]
+
+    def test_bad_ones_do_not_pile_up_and_the_last_verified_one_stays(self) -> None:
+        rules = policy("daily", 5, 6, 4, 1)
+        left: list[Backup] = []
+        for day in range(400):
+            result = TESTED if day == 50 else FOUND_BAD if day % 3 else None
+            taken = NOW + timedelta(days=day)
+            left = list(plan([*left, backup(day, -24 * day, DATED, tested=result)], rules, taken).keep)
+        good = [399, 396, 393, 390, 387]
+        found_bad = [398, 397, 395, 394, 392, 391, 389, 388]
+        assert paths(left) == [backup(day, 0, DATED).path for day in sorted([*good, *found_bad, 50])][::-1]
 
     @pytest.mark.parametrize("zone", ["America/Vancouver", "Australia/Lord_Howe", "Africa/Casablanca"])
     def test_r9_days_of_23_and_25_hours_fill_one_slot_each(self, zone: str) -> None:
