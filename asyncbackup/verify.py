@@ -111,6 +111,7 @@ async def run(
             pattern=pattern,
             now=started,
         )
+        events.emit("run.started", action="verify", backups=len(chosen), compared=settings.verify_level)
         for spec in missing:
             board.results.append(_missing(spec, pattern))
             _tell(events, board.results[-1])
@@ -127,7 +128,6 @@ async def run(
                 events=events,
                 now=now,
             )
-            events.emit("run.started", action="verify", backups=len(chosen), compared=tools.level.value)
             await _all(settings, tools, chosen, board, clock)
     order = {backup.path: number for number, backup in enumerate(chosen)}
     results = sorted(board.results, key=lambda one: order.get(one.backup.path, -1) if one.backup else -1)

@@ -168,7 +168,8 @@ def _summary(report: VerifyReport) -> str:
     rows = sum(one.verification.rows for one in proven if one.verification and one.verification.proven)
     loads = sum(1 for one in proven if one.verification and not one.verification.proven)
     share = f"{len(proven)} of {len(report.results)} backups restore"
-    said = [f"{share}: {_MEANING[report.level]}, {rows:,} rows in {text.seconds(report.seconds)}"]
+    took = text.seconds(report.seconds)
+    said = [f"{share}: {_MEANING[report.level]}, {rows:,} rows in {took}" if proven else f"{share}; {took}"]
     if loads:
         said.append(f"{loads:,} without a manifest: that they load is all that is known.")
     if postponed := sum(one.state is State.POSTPONED for one in report.results):
