@@ -27,6 +27,7 @@ from asyncbackup.settings import Settings
 T = TypeVar("T")
 
 _MAINTENANCE = ("postgres", "template1")
+_NAMES_ONE = {"database_service_name", "postgresql_database"}
 _SERVERS_AT_ONCE = 16
 _PATIENCE = 3.0  # seconds a server may take: nobody wants to wait for a list of files
 
@@ -52,6 +53,13 @@ class Session:
         if problems:
             raise UsageError("\n".join(problems), hint="`asyncbackup config` lists the configured databases")
         return tuple(dict.fromkeys(specs))
+
+    def required(self) -> tuple[DatabaseSpec, ...]:
+        """Return the databases that somebody has named; what wildcards stand for, only servers know."""
+        from_environment = self.conf.lines == (0,)
+        if from_environment and not self.settings.model_fields_set & _NAMES_ONE:
+            return ()  # a default that nobody has chosen: perhaps there is just a folder to look at
+        return conf.resolve(self.conf.databases, self.conf.patterns, {}, lines=self.conf.lines)
 
     def secrets(self) -> list[str]:
         """Return every secret that no output may show."""
