@@ -103,7 +103,8 @@ class Settings(BaseSettings):
     compression_level: units.Level = _default("1")
     """From 0, none, to 9, smallest; 1 is by far the fastest."""
     dump_stall_timeout: units.Seconds = _default("30m")
-    """A dump that brings nothing for so long is ended, unless the server is at work on it; 0 waits for ever."""
+    """A dump that brings nothing for so long is ended, unless the server is at work on it; 0 waits for
+    ever."""
     backup_deadline: units.Seconds = _default("0")
     """The longest that one database may take until its backup is published, with tries and pauses, but
     without waiting for its turn; 0 is no limit."""

@@ -16,6 +16,7 @@ import asyncpg
 
 from asyncbackup.errors import AccessError, AsyncbackupError, BusyError, ConnectError, DatabaseMissingError
 from asyncbackup.model import Credentials, DatabaseSpec, Secret, Server
+from asyncbackup.postgres import handshake
 
 APPLICATION_NAME = "asyncbackup"
 
@@ -143,8 +144,11 @@ def passfile(password: Secret | None) -> Iterator[tuple[dict[str, str], tuple[in
 
 
 @contextlib.asynccontextmanager
-async def connection(endpoint: Endpoint) -> AsyncIterator[Connection]:
-    """Connect by asyncpg for the length of the block; wrap in `mapped` what asks the server there."""
+async def connection(endpoint: Endpoint, *, answer: float | None = _ANSWER) -> AsyncIterator[Connection]:
+    """Connect by asyncpg for the length of the block; wrap in `mapped` what asks the server there.
+
+    `answer` is the seconds that a statement may take; None for as long as it takes.
+    """
     service = os.environ.get("PGSERVICE", "")
     root = os.environ.get("PGSSLROOTCERT", "")
     if tls_verified(os.environ) and root not in {"", "system"} and not os.path.exists(root):  # noqa: PTH110, ASYNC240
@@ -152,7 +156,8 @@ async def connection(endpoint: Endpoint) -> AsyncIterator[Connection]:
             f"{endpoint.spec}: PGSSLROOTCERT={root}: there is no such file",
             hint="name the certificate of the authority that signed the server's, or say system",
         )
-    with mapped(endpoint.spec):
+    required = handshake.kept(os.environ, str(endpoint.spec), verified=tls_verified(os.environ))
+    with mapped(endpoint.spec), required:
         endpoint.spec.dbname.encode()  # asyncpg can say nothing else, and says so badly
         connected = await asyncpg.connect(
             # asyncpg looks into a service file only when a DSN names the service.
@@ -163,7 +168,7 @@ async def connection(endpoint: Endpoint) -> AsyncIterator[Connection]:
             user=endpoint.user,
             password=endpoint.password.reveal() if endpoint.password else None,
             timeout=endpoint.connect_timeout,
-            command_timeout=_ANSWER,
+            command_timeout=answer,
             # libpq's word for the system's own certificates, which asyncpg does not know.
             ssl=ssl.create_default_context() if os.environ.get("PGSSLROOTCERT") == "system" else None,
             statement_cache_size=0,  # works through poolers, too

@@ -78,6 +78,16 @@ def test_a_verified_server_is_backed_up(secured: Secured, run_cli: Cli, tmp_path
     assert "server.tls_unverified" not in said
 
 
+@pytest.mark.parametrize(("required", "expected"), [("scram-sha-256", 0), ("md5", 1)])
+def test_what_libpq_requires_of_a_login_is_kept_within_tls(
+    secured: Secured, run_cli: Cli, tmp_path: Path, required: str, expected: int
+) -> None:
+    libpq = {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": f"{secured.ca}", "PGCHANNELBINDING": "require"}
+    code, said = back_up(secured, run_cli, tmp_path, "127.0.0.1", PGREQUIREAUTH=required, **libpq)
+    assert code == expected, said
+    assert ("PGREQUIREAUTH=md5 forbids: scram-sha-256" in said) == bool(expected)
+
+
 @pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
 def test_a_certificate_of_somebody_else_is_refused(
     secured: Secured, run_cli: Cli, tmp_path: Path, mode: str
