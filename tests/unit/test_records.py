@@ -235,6 +235,23 @@ class TestWriting:
             records.write(SMALL, backup, tmp_path / "own", 0o600)
         assert names(tmp_path) == ["backups"]
 
+    @pytest.mark.parametrize("halfway", [True, False])
+    def test_another_that_comes_between_leaves_nothing_torn(
+        self, backup: Path, monkeypatch: pytest.MonkeyPatch, *, halfway: bool
+    ) -> None:
+        part, sync, others = backup.parent / f"{NAME}.verified.part", os.fsync, iter([1, 2])
+
+        def fsync(descriptor: int) -> None:
+            sync(descriptor)
+            if next(others, 0):  # it takes our file for one that a killed run has left
+                part.unlink()
+                if halfway:
+                    part.write_bytes(b"{")
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        assert records.read(records.write(SMALL, backup, None, 0o600)) == SMALL
+        assert names(backup.parent) == [NAME, RECORD]
+
     def test_many_that_write_at_once_leave_one_whole_record(self, backup: Path) -> None:
         ones = [dataclasses.replace(SMALL, error=letter * 50_000) for letter in "abcdef"]
         failures: list[Exception] = []
