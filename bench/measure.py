@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TICK = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _INTERVAL = 0.05
 
 
@@ -26,7 +25,8 @@ class Run:
 
     `cpu` is the client side's, children included; `own_cpu` and `own_rss` are of the process alone.
     `tree_rss` is the largest sum over the process and its descendants, sampled, shared pages counted
-    each time. `server_cpu` is None for a server that is not ours; `other_cpu` is what everything else
+    each time; `memory` is the same without program files, and with the shared memory of a server among
+    them counted once. `server_cpu` is None for a server that is not ours; `other_cpu` is what everything else
     on this machine used meanwhile (with such a server on the same machine: that, too).
     """
 
@@ -37,6 +37,7 @@ class Run:
     other_cpu: float
     own_rss: int
     tree_rss: int
+    memory: int
     output: int
 
 
@@ -113,6 +114,7 @@ def run(
         other_cpu=max(0.0, _machine_cpu() - machine - accounted),
         own_rss=watch.own,
         tree_rss=watch.tree,
+        memory=watch.memory,
         output=sum(path.stat().st_size for path in output.rglob("*") if path.is_file()),
     )
 
@@ -123,6 +125,7 @@ class _Watch:
     def __init__(self, pid: int) -> None:
         self.own = 0
         self.tree = 0
+        self.memory = 0
         self._pid = pid
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
@@ -134,8 +137,11 @@ class _Watch:
 
     def _look(self) -> None:
         while not self._over.wait(_INTERVAL):
-            self.own = max(self.own, _high_water(self._pid))
-            self.tree = max(self.tree, sum(_resident(pid) for pid in _family(self._pid)))
+            family = [_memory(pid) for pid in _family(self._pid)]
+            self.own = max(self.own, family[0].get("VmHWM", 0))
+            self.tree = max(self.tree, sum(one.get("VmRSS", 0) for one in family))
+            private = sum(one.get("RssAnon", 0) for one in family)
+            self.memory = max(self.memory, private + max(one.get("RssShmem", 0) for one in family))
 
 
 def _read(path: str) -> str:
@@ -146,16 +152,10 @@ def _read(path: str) -> str:
         return ""
 
 
-def _high_water(pid: int) -> int:
-    for line in _read(f"/proc/{pid}/status").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def _resident(pid: int) -> int:
-    fields = _read(f"/proc/{pid}/statm").split()
-    return int(fields[1]) * _PAGE if fields else 0
+def _memory(pid: int) -> dict[str, int]:
+    """Return the sizes that proc(5) tells of a process's memory, in bytes; none when it has ended."""
+    lines = (line.split() for line in _read(f"/proc/{pid}/status").splitlines())
+    return {words[0][:-1]: int(words[1]) * 1024 for words in lines if words[-1] == "kB"}
 
 
 def _family(pid: int) -> list[int]:

@@ -161,12 +161,17 @@ def memory(records: Sequence[Record], sizes: Mapping[str, int]) -> str:
     return table(rows)
 
 
-def noise(records: Sequence[Record]) -> str:
-    """Say which runs were disturbed by others on this machine, or nothing."""
+def noise(records: Sequence[Record], *, whole: bool = False) -> str:
+    """Say which runs were disturbed by others on this machine, or nothing.
+
+    `whole` says that all of the work is in the runs' own account, servers included.
+    """
     disturbed = [r for r in records if r.other_load > NOISE]
     if not disturbed:
         return ""
-    whom = "others" if records[0].run.server_cpu is not None else "others, or the server if it is here,"
+    whom = (
+        "others" if whole or records[0].run.server_cpu is not None else "others, or the server if it is here,"
+    )
     worst = max(disturbed, key=lambda record: record.other_load)
     return (
         f"NOISY: in {len(disturbed)} of {len(records)} runs {whom} used more than {NOISE:.0%} of this machine"
@@ -197,7 +202,7 @@ def summary(records: Sequence[Record]) -> list[dict[str, object]]:
         mine = [r for r in records if (r.contender, r.concurrency, r.group) == key]
         ours = [r for r in records if (r.contender, r.concurrency, r.group) == (OURS, *key[1:])]
         entry: dict[str, object] = {"contender": key[0], "concurrency": key[1], "group": key[2]}
-        for name in ("wall", "cpu", "own_cpu", "own_rss", "tree_rss", "output"):
+        for name in ("wall", "cpu", "own_cpu", "own_rss", "tree_rss", "memory", "output"):
             value: Value = attrgetter(name)
             entry[name] = asdict(spread(mine, value))
             if ours and key[0] != OURS and name in {"wall", "cpu", "output"}:
