@@ -25,7 +25,7 @@ _COMMANDS = """\
 Results go to stdout, logs to stderr, so that `asyncbackup backup --json > report.json` is a valid
 JSON file. The configuration is read and checked before a command does anything. A database is named
 `host/dbname` or `host:port/dbname`, with the odd characters of a name percent-encoded; `all`, or
-nothing, means every configured one. To `list` and `prune`, `host/@globals` is a server's roles and
+nothing, means every configured one. To `list`, `check` and `prune`, `host/@globals` is a server's roles and
 tablespaces.
 
 ## Exit codes

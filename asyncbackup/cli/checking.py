@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from asyncbackup import backup, check, conf, dbspec, inventory, naming
+from asyncbackup import backup, check, dbspec, inventory, naming
 from asyncbackup.check import Checked, State
 from asyncbackup.cli import findings, logs, render
 from asyncbackup.cli import session as session_of
@@ -25,11 +25,9 @@ from asyncbackup.model import Backup, DatabaseSpec
 from asyncbackup.stream import Progress
 from asyncbackup.threads import in_thread
 
-_NAMES_ONE = {"database_service_name", "postgresql_database"}
-
 
 @dataclass(slots=True)
-class _Work:
+class Work:
     """What is to be read, and how far that is."""
 
     root: Path
@@ -69,7 +67,7 @@ def run(session: Session, specs: tuple[DatabaseSpec, ...], *, pattern: str, as_j
         for folder in found.unreadable:
             events.warning("folder.unreadable", path=str(folder), hint="what lies in it was not checked")
         results = session_of.run(
-            _check(work, events),
+            check_all(work, events),
             lambda: _finish(events, list(work.results.values()), clock, "run.interrupted"),
         )
         if isinstance(results, Exit):
@@ -87,13 +85,13 @@ def run(session: Session, specs: tuple[DatabaseSpec, ...], *, pattern: str, as_j
 
 def _choose(
     session: Session, found: inventory.Inventory, specs: tuple[DatabaseSpec, ...], pattern: str
-) -> _Work:
+) -> Work:
     configured = session.conf
-    required = specs or (() if pattern else _configured(session))
-    work = _Work(
+    required = specs or (() if pattern else session.required())
+    work = Work(
         root=found.root,
         backups=[],
-        orphans={path for path in found.orphans if not path.name.endswith(naming.RECORD)},
+        orphans=set(found.orphans),
         specs=specs,
         required=required,
         pattern=pattern,
@@ -105,16 +103,7 @@ def _choose(
     return work
 
 
-def _configured(session: Session) -> tuple[DatabaseSpec, ...]:
-    """Return the databases that somebody has named; what wildcards stand for, only servers know."""
-    found = session.conf
-    from_environment = found.lines == (0,)
-    if from_environment and not session.settings.model_fields_set & _NAMES_ONE:
-        return ()  # a default that nobody has chosen: perhaps there is just a folder to look at
-    return conf.resolve(found.databases, found.patterns, {}, lines=found.lines)
-
-
-def _nothing(work: _Work) -> NoBackupError:
+def _nothing(work: Work) -> NoBackupError:
     if work.pattern:
         return NoBackupError(
             f"nothing was checked: no backup's path holds {dbspec.shown(work.pattern)}",
@@ -127,7 +116,7 @@ def _nothing(work: _Work) -> NoBackupError:
     )
 
 
-def _events(session: Session, work: _Work, stack: ExitStack) -> Events:
+def _events(session: Session, work: Work, stack: ExitStack) -> Events:
     if not session_of.wants_display(session):
         log = session.log()
         stack.callback(logs.close, log, sys.stderr)
@@ -150,7 +139,7 @@ def _events(session: Session, work: _Work, stack: ExitStack) -> Events:
     return Events(sink)
 
 
-async def _check(work: _Work, events: Events) -> list[Result]:
+async def check_all(work: Work, events: Events) -> list[Result]:
     """Read everything, newest first; the results are sorted by database, newest first."""
     events.emit(
         "run.started", action="check", files=len(work.backups), bytes=sum(b.bytes for b in work.backups)
@@ -176,7 +165,7 @@ async def _check(work: _Work, events: Events) -> list[Result]:
     return [*(result for _, result in in_order if result is not None), *missing]
 
 
-async def _read(found: Backup, work: _Work, events: Events, executor: ThreadPoolExecutor) -> None:
+async def _read(found: Backup, work: Work, events: Events, executor: ThreadPoolExecutor) -> None:
     events.emit("check.started", bytes=found.bytes)
     started, progress = time.monotonic(), Progress()
     work.progress.append(progress)
@@ -230,7 +219,7 @@ def _result(found: Backup, checked: Checked, seconds: float) -> Result:
     )
 
 
-def _missing(work: _Work) -> list[Result]:
+def _missing(work: Work) -> list[Result]:
     """Return what should be there and is not: looked at last, for jobs go on writing and pruning."""
     missing = []
     now = inventory.scan(work.root)

@@ -1,7 +1,9 @@
 """A file's bytes against its manifest: what is wrong is named, what was expected, and what was found."""
 
+import asyncio
 import gzip
 import hashlib
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from asyncbackup import check
-from asyncbackup.model import CopyBlock, LargeObject, Manifest, SequenceValue, StoredFile
+from asyncbackup import check, dbspec, inventory, naming
+from asyncbackup.cli import checking
+from asyncbackup.events import Event, Events
+from asyncbackup.manifest import to_json
+from asyncbackup.model import CopyBlock, DatabaseSpec, LargeObject, Manifest, SequenceValue, StoredFile
 from asyncbackup.stream import Progress
 from asyncbackup.unpack import Unpacked, unpack
 
@@ -187,4 +192,147 @@ def test_a_file_that_is_not_what_was_written_is_blamed_itself(pair: tuple[Unpack
         "the compressed data is damaged (x)",
         "the dump: expected 5 rows in all, found 4",
         "table public.t: expected 3 rows, found 2",
+    )
+
+
+# A file and what lies beside it
+
+NAME = "h-d_2026-01-31_03-00-00.sql.gz"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A backup with its manifest, in a backup directory."""
+    day = tmp_path / "backups" / "2026-01-31"
+    day.mkdir(parents=True)
+    data = gzip.compress(DUMPS[0].read_bytes())
+    manifest = manifest_of(data, unpacked(day / NAME, data), NAME)
+    (day / f"{NAME}.json").write_bytes(to_json(manifest))
+    return day / NAME
+
+
+def test_a_backup_with_its_manifest_is_proven(path: Path) -> None:
+    progress = Progress()
+    checked = check.inspect(path, progress)
+    assert (checked.state, checked.problems) == (check.State.GOOD, ())
+    assert progress.file_bytes == path.stat().st_size
+    assert progress.sql_bytes == DUMPS[0].stat().st_size
+    path.with_name(f"{NAME}.json").unlink()
+    assert check.inspect(path, Progress()).state is check.State.WHOLE
+
+
+def test_one_that_is_gone_is_no_verdict(path: Path) -> None:
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        check.inspect(path, Progress())
+
+
+def test_reading_ends_soon_after_it_is_told_to(path: Path) -> None:
+    stop = threading.Event()
+
+    class Stops(Progress):
+        """Tells it when the first bytes have been read."""
+
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            if name == "file_bytes" and value:
+                stop.set()
+
+    endless = gzip.compress(bytes(10_000_000), 1) * 100
+    path.write_bytes(endless)
+    progress = Stops()
+    with pytest.raises(check.StoppedError):
+        check.inspect(path, progress, stop)
+    assert 0 < progress.file_bytes < len(endless) // 10
+
+
+def test_damage_does_not_keep_it_from_ending(path: Path) -> None:
+    """Behind damage, nobody gets any SQL, and still the file is read to its end."""
+    path.write_bytes(b"damaged" + bytes(10_000_000))
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(check.StoppedError):
+        check.inspect(path, Progress(), stop)
+
+
+def orphans(path: Path) -> list[str]:
+    found = inventory.scan(path.parents[1])
+    return [said for one in found.orphans if (said := check.orphan(one, found.partials))]
+
+
+def test_a_manifest_without_its_data_is_an_orphan(path: Path) -> None:
+    assert orphans(path) == []
+    path.unlink()
+    assert orphans(path) == [f"{path}: its data is missing, only its manifest is there"]
+
+
+@pytest.mark.parametrize(
+    ("partial", "reported"),
+    [
+        ("h-d_2026-01-31_03-00-00", False),
+        ("h-d_2026-01-31_02-59-58", False),  # the second was taken when it was to be published
+        ("h-d_2026-01-31_04-30-00", True),
+        ("h-d_2026-01-30_03-00-00", True),
+        ("h-other_2026-01-31_03-00-00", True),
+        ("x_h-d_2026-01-31_03-00-00", True),
+    ],
+)
+def test_what_is_about_to_be_published_is_none(path: Path, partial: str, *, reported: bool) -> None:
+    path.unlink()
+    path.with_name(f"{partial}.sql.gz.in_progress").write_bytes(b"")
+    assert bool(orphans(path)) == reported
+
+
+def test_what_came_or_went_since_we_looked_is_none(path: Path) -> None:
+    path.unlink()
+    manifest = path.with_name(f"{NAME}.json")
+    assert check.orphan(manifest, ())
+    path.write_bytes(b"")
+    assert not check.orphan(manifest, ())
+    path.unlink()
+    manifest.unlink()
+    assert not check.orphan(manifest, ())
+
+
+def test_a_file_that_is_pruned_before_its_turn_is_no_result(path: Path) -> None:
+    gone = path.with_name("h-d_2026-01-31_04-00-00.sql.gz")
+    gone.write_bytes(path.read_bytes())
+    found = inventory.scan(path.parents[1])
+    owners = naming.Owners.build([DatabaseSpec("h", 5432, "d")], (), dbspec.matches)
+    work = checking.Work(
+        root=path.parents[1],
+        backups=list(inventory.load_all(found, found.by_core, owners)),
+        orphans=set(),
+        specs=(),
+        required=(DatabaseSpec("h", 5432, "d"),),
+        pattern="",
+        owners=owners,
+    )
+    gone.unlink()
+    told: list[Event] = []
+    results = asyncio.run(checking.check_all(work, Events(told.append)))
+    assert [(one.path, one.state) for one in results] == [(path, check.State.GOOD)]
+    (vanished,) = [event for event in told if event.name == "check.vanished"]
+    assert vanished.fields["path"] == str(gone)
+
+
+def test_data_that_is_removed_before_its_turn_and_leaves_its_manifest_is_missed(path: Path) -> None:
+    found = inventory.scan(path.parents[1])
+    owners = naming.Owners.build((), (), dbspec.matches)
+    backups = list(inventory.load_all(found, found.by_core, owners))
+    work = checking.Work(
+        root=path.parents[1],
+        backups=backups,
+        orphans=set(),
+        specs=(),
+        required=(),
+        pattern="",
+        owners=owners,
+    )
+    path.unlink()
+    (missing,) = asyncio.run(checking.check_all(work, Events()))
+    assert (missing.path, missing.state, missing.spec) == (
+        path,
+        check.State.MISSING,
+        DatabaseSpec("h", 5432, "d"),
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from asyncbackup import conf, settings
-from asyncbackup.cli import render
+from asyncbackup.check import State
+from asyncbackup.cli import findings, render
 from asyncbackup.errors import AsyncbackupError
 from asyncbackup.model import Backup, DatabaseSpec, Manifest, Outcome, Report, Status, Tier, Verification
 from asyncbackup.settings import Settings
@@ -35,7 +36,7 @@ _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)|<img[^>]* src=\"([^\"]+)\"")
 _HEADING = re.compile(r"^#{1,6} (.+?)\s*$", re.MULTILINE)
 _VARIABLE = re.compile(r"(?<![A-Za-z0-9_])(?:[A-Z][A-Z0-9]*_[A-Z0-9_]+|_[A-Z]+)(?![A-Za-z0-9_])")
 _EVENT = re.compile(
-    r"[\"']((?!backup\.(?:conf|sh)\b)(?:run|backup|server|client|configuration|leftovers|command)\.[a-z_]+)[\"']"
+    r"[\"']((?!backup\.(?:conf|sh)\b)(?:run|backup|check|verify|server|client|configuration|leftovers|command)\.[a-z_]+)[\"']"
 )
 
 
@@ -161,4 +162,5 @@ def test_every_field_of_a_json_result_is_described() -> None:
     configuration = render.configuration(settings.load({}), conf.Conf(databases=(spec,)))
     results = [render.report(report), render.outcome(outcome), render.backup(backup, now), configuration]
     results += configuration["databases"]
+    results.append(findings.as_object(findings.Result(path=None, spec=None, state=State.GOOD)))
     assert [name for result in results for name in result if f"`{name}`" not in text] == []
