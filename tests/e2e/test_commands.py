@@ -22,7 +22,7 @@ from asyncbackup.model import Difference, Level, Verdict, Verification
 from tests.e2e.conftest import MARKER, PASSWORD, Site, descendants, dumping, held, wait_until
 from tests.servers import Cli, Databases
 
-COMMANDS = ("backup", "list", "config", "prune", "demo", "completion")
+COMMANDS = ("backup", "check", "verify", "list", "config", "prune", "demo", "completion")
 
 
 def log_of(stderr: str) -> list[dict[str, Any]]:

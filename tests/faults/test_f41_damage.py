@@ -64,7 +64,7 @@ def backups(pg15: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A tiny backup, of which every bit can be tried, another of the same kind, and a bigger one."""
     folder = tmp_path_factory.mktemp("f41")
     (folder / "home").mkdir()
-    rows = "CREATE TABLE big AS SELECT i, md5(i::text) AS t FROM generate_series(1, 3000) i"
+    rows = "CREATE TABLE big AS SELECT i, md5(i::text) AS t FROM generate_series(1, 1500) i"
     with Databases(pg15) as factory:
         made = {
             "tiny": factory("f41_tiny", sql="CREATE TABLE t (a int); INSERT INTO t VALUES (1), (2)"),
@@ -85,7 +85,7 @@ def tiny(backups: dict[str, Kept]) -> Kept:
 
 @pytest.fixture
 def big(backups: dict[str, Kept]) -> Kept:
-    assert len(backups["big"].data) > 15 * PAGE
+    assert len(backups["big"].data) > 7 * PAGE
     return backups["big"]
 
 
