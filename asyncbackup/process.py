@@ -7,6 +7,7 @@ refuses to run as root, an unprivileged user's id.
 import asyncio
 import contextlib
 import errno
+import functools
 import os
 import shutil
 import signal
@@ -169,6 +170,7 @@ def _confinement(account: struct_passwd | None, network: Network, last: signal.S
             return (setpriv, *drop, "--", *own, setpriv, with_us, "--")
 
 
+@functools.cache
 def _util_linux(name: str) -> str | None:
     """Find a program of util-linux; busybox has some of them, too, which know fewer options."""
     found = shutil.which(name)

@@ -68,9 +68,9 @@ SELECT json_object_agg(kind, n) FROM (
 
 # to_json of a catalog's row takes the columns as they are in any version. Bytes are what comes, for
 # the server refuses to send text that is not valid in its encoding, as it can be in SQL_ASCII.
-_FACTS = f"""
+_FACTS = """
 SELECT replace(json_build_object(
-  'snapshot', {{snapshot}},
+  'snapshot', {snapshot},
   'recovery', pg_is_in_recovery(),
   'database', to_json(d),
   'owner', pg_get_userbyid(d.datdba),
@@ -88,11 +88,18 @@ SELECT replace(json_build_object(
        AND (s.dbid = d.oid OR s.classid = 'pg_database'::regclass AND s.objid = d.oid)),
   'extensions', (SELECT json_agg(json_build_array(e.extname, e.extversion, n.nspname) ORDER BY e.extname)
      FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace),
+  'more', EXISTS (SELECT FROM pg_depend WHERE objid >= 16384)
+    OR EXISTS (SELECT FROM pg_namespace WHERE oid >= 16384)
+)::text, chr(92), chr(92) || chr(92))::bytea, getdatabaseencoding()
+FROM pg_database d WHERE d.datname = current_database()
+"""
+# Planning this costs an empty database, of which there may be a thousand, as much as all of the above.
+_MORE = f"""
+SELECT replace(json_build_object(
   'unlogged', (SELECT json_agg(n.nspname || '.' || c.relname ORDER BY 1) FROM pg_class c
      JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relpersistence = 'u' AND c.relkind IN ('r', 'p')),
   'counts', ({COUNTS})
 )::text, chr(92), chr(92) || chr(92))::bytea, getdatabaseencoding()
-FROM pg_database d WHERE d.datname = current_database()
 """  # noqa: S608 - a constant above
 
 _SESSION = (
@@ -227,11 +234,18 @@ async def snapshot(endpoint: Endpoint, *, export: bool) -> AsyncIterator[Snapsho
         query = _FACTS.format(snapshot="pg_export_snapshot()" if export else "NULL")
         with mapped(endpoint.spec):
             await connected.execute("; ".join([*settings, _BEGIN]))
-            row = await connected.fetchrow(query)
-        assert row is not None  # noqa: S101 - the database that answers is there
-        # As the scanner reads the dump: SQL_ASCII, where bytes may be anything, as LATIN1.
-        found = json.loads(row[0].decode(statements.codec(row[1]), "surrogateescape"))
+            found = await _object(connected, query)
+            if found["more"]:
+                found |= await _object(connected, _MORE)
         yield Snapshot(facts=_facts(found, version), endpoint=endpoint, connected=connected)
+
+
+async def _object(connected: Connection, query: str) -> dict[str, Any]:
+    """Return the JSON object that a query builds, as the scanner reads the dump: SQL_ASCII as LATIN1."""
+    row = await connected.fetchrow(query)
+    assert row is not None  # noqa: S101 - the database that answers is there
+    found: dict[str, Any] = json.loads(row[0].decode(statements.codec(row[1]), "surrogateescape"))
+    return found
 
 
 def _facts(found: dict[str, Any], version: PgVersion) -> Facts:
@@ -262,8 +276,8 @@ def _facts(found: dict[str, Any], version: PgVersion) -> Facts:
             Extension(name=name, version=release, schema=schema)
             for name, release, schema in found["extensions"] or ()
         ),
-        object_counts=dict(sorted((found["counts"] or {}).items())),
-        unlogged=tuple(found["unlogged"] or ()),
+        object_counts=dict(sorted((found.get("counts") or {}).items())),
+        unlogged=tuple(found.get("unlogged") or ()),
     )
 
 
