@@ -12,8 +12,9 @@ import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
 
 from asyncbackup import __version__, dbspec
-from asyncbackup.cli import checking, logs, pruning, render, session, verifying
+from asyncbackup.cli import checking, logs, pruning, render, restoring, session, verifying
 from asyncbackup.errors import AsyncbackupError, Exit, UsageError
+from asyncbackup.model import Level
 
 EXIT_CODES = """\b
 Exit codes:
@@ -189,6 +190,50 @@ def verify(spec: tuple[str, ...], pattern: str, as_json: bool) -> Exit:
     """
     begun = session.begin()
     return verifying.run(begun, begun.specs(spec), pattern=pattern, as_json=as_json)
+
+
+@app.command(
+    epilog=EXIT_CODES, short_help="Restore a database; the old one stays until the new one is proven."
+)
+@click.argument("spec", shell_complete=complete_spec)
+@click.option(
+    "-f",
+    "--filter",
+    "pattern",
+    default="",
+    metavar="TEXT",
+    help="Which backup: a path, a name, or part of one; default: the newest good one.",
+)
+@click.option("--to", metavar="SPEC", default="", help="Restore it there, as another database or elsewhere.")
+@click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
+@click.option(
+    "--level",
+    type=click.Choice([Level.ROWS.value, Level.CONTENT.value]),
+    default=Level.ROWS.value,
+    show_default=True,
+    help="What must be equal to the backup before it is put in place: the number of rows, or every value.",
+)
+@click.option("--drop-old", is_flag=True, help="Drop the old database in the end, instead of keeping it.")
+@click.option(
+    "--create-roles",
+    is_flag=True,
+    help="Make missing roles, from the server's @globals backup, without rights over the whole server.",
+)
+@click.option("--no-tablespaces", is_flag=True, help="Put everything into the default tablespace.")
+@click.option("-I", "--go-on", is_flag=True, help="Go on after errors; they are listed, and the code is 3.")
+@click.option("--jobs", type=click.IntRange(1, 64), help="Connections to load over; default: RESTORE_JOBS.")
+@click.option("--admin-user", metavar="NAME", default="", help="Who restores; default: the database's user.")
+@click.option("--admin-password-file", metavar="FILE", default="", help="File with the password of NAME.")
+@_JSON
+def restore(**given: Any) -> Exit:  # noqa: ANN401 - options
+    """Restore a database from its newest good backup.
+
+    The backup is checked first, then loaded into a new database beside the old one, and compared with its
+    manifest. Only then is the old one renamed to NAME_before_TIME and the new one to NAME, with owner,
+    rights, settings and comment, in one transaction. Whatever goes wrong before that, the old database is
+    as it was.
+    """
+    return restoring.run(restoring.wanted(given), restoring.environment(os.environ, given))
 
 
 @app.command(epilog=EXIT_CODES, short_help="Show the settings, databases and schedules.")

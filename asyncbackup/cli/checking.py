@@ -126,7 +126,7 @@ def _events(session: Session, work: Work, stack: ExitStack) -> Events:
     mask = logs.masker(session.secrets())
     shown = stack.enter_context(
         display.meter(
-            sum(one.bytes for one in work.backups),
+            lambda: sum(one.bytes for one in work.backups),
             lambda: sum(one.file_bytes for one in work.progress),
             lambda: f"{len(work.results):,} of {len(work.backups):,} checked",
             display.check_line,

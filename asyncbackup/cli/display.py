@@ -69,19 +69,19 @@ class _Picture:
 class _Meter:
     """One line on bytes that are read: how many, how fast, and the caller's own words."""
 
-    def __init__(self, total: int, done: Callable[[], int], words: Callable[[], str]) -> None:
+    def __init__(self, total: Callable[[], int], done: Callable[[], int], words: Callable[[], str]) -> None:
         self._total = total
         self._done = done
         self._words = words
         self._started = time.monotonic()
 
     def __rich__(self) -> Text:
-        done, elapsed = self._done(), time.monotonic() - self._started
-        share = min(done / self._total, 1.0) if self._total else 0.0
+        done, elapsed, total = self._done(), time.monotonic() - self._started, self._total()
+        share = min(done / total, 1.0) if total else 0.0
         line = Text(overflow="ellipsis", no_wrap=True)
         line.append("█" * round(share * _BAR), style="green")
         line.append("░" * (_BAR - round(share * _BAR)), style="dim")
-        line.append(f" {share:4.0%}  {text.size(done)} of {text.size(self._total)}")
+        line.append(f" {share:4.0%}  {text.size(done)} of {text.size(total)}")
         line.append(f"  {text.size(done / elapsed if elapsed else 0)}/s")
         line.append(f"  {text.plain(self._words())}", style="dim")
         return line
@@ -93,7 +93,10 @@ def live(board: Board) -> AbstractContextManager[Sink]:
 
 
 def meter(
-    total: int, done: Callable[[], int], words: Callable[[], str], line: Callable[[Event], Text | None]
+    total: Callable[[], int],
+    done: Callable[[], int],
+    words: Callable[[], str],
+    line: Callable[[Event], Text | None],
 ) -> AbstractContextManager[Sink]:
     """Show on stderr how many bytes of `total` are done; the sink prints `line` of each event above it."""
     return _shown(lambda _: _Meter(total, done, words), line)
@@ -248,6 +251,16 @@ def check_line(event: Event) -> Text | None:
         line.append(f": {fields['good']} were found good before that, {len(fields['failed'])} bad")
         return line
     return _line(event)
+
+
+def restore_line(event: Event) -> Text | None:
+    """Return what a person wants to know of an event while a database is restored, or None."""
+    # Warnings stand in what is asked and in the result, failures in the error.
+    if event.name != "restore.leftover":
+        return None
+    line = Text("! ", style="yellow")
+    line.append(f"dropped what a killed restore had left: {text.plain(str(event.fields['database']))}")
+    return line
 
 
 def _where(event: Event) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from asyncbackup import naming, retention, volume
-from asyncbackup.cli import pruning, render, session, text, verifying
+from asyncbackup.cli import pruning, render, restoring, session, text, verifying
 from asyncbackup.cli.app import EXIT_CODES, invoke
 from asyncbackup.errors import Exit, StorageError, UsageError
 from asyncbackup.model import Tier
@@ -23,10 +23,6 @@ _SIDECARS = (naming.MANIFEST, naming.RECORD, naming.RECORD_PART)
 _TIERS = {Tier.DATED: "", Tier.DAILY: "daily ", Tier.WEEKLY: "weekly ", Tier.MONTHLY: "monthly "}
 
 _LATER = {
-    "restore": (
-        "restoring (-r, -a, -I) comes with a later version",
-        "any backup loads with psql: zcat FILE | psql -v ON_ERROR_STOP=1 -d NEW_DATABASE",
-    ),
     "service": (
         "the service (no flag: a cycle on every schedule, or every BACKUP_PERIOD) comes with a later version",
         "backup.sh -1 backs up once and exits; cron or a CronJob can call it",
@@ -60,9 +56,19 @@ _LATER = {
     metavar="SPEC|all",
     help="Restore the newest backup for a test (-f: another one); all: of every database.",
 )
-@click.option("-r", "restore", metavar="SPEC", help="Restore a backup: comes with a later version.")
-@click.option("-a", "admin", metavar="PASSWORD", help="With -r: comes with a later version.")
-@click.option("-I", "go_on", is_flag=True, help="With -r: comes with a later version.")
+@click.option(
+    "-r",
+    "restore",
+    metavar="SPEC",
+    help="Restore the newest backup (-f: another one); the old database stays until the new one is proven.",
+)
+@click.option(
+    "-a",
+    "admin",
+    metavar="PASSWORD",
+    help="With -r: of ADMIN_USER, or of postgres. Better: ADMIN_PASSWORD_FILE, which no process list shows.",
+)
+@click.option("-I", "go_on", is_flag=True, help="With -r: go on after errors.")
 @click.option("-n", "null", is_flag=True, help="Accepted, and ignored.")
 def seed(**given: Any) -> Exit:  # noqa: ANN401 - flags and texts
     """Back up PostgreSQL databases, with the flags of old.
@@ -75,7 +81,7 @@ def seed(**given: Any) -> Exit:  # noqa: ANN401 - flags and texts
     if given["prune"]:
         return _prune(given["pattern"], ask=not given["scheduled"])
     if given["restore"] is not None or given["admin"] is not None or given["go_on"]:
-        return _later("restore")
+        return _restore(given)
     if given["verify"] is not None:
         return _verify(given["verify"], given["pattern"])
     if given["once"] or given["scheduled"]:
@@ -104,6 +110,24 @@ def _prune(pattern: str, *, ask: bool) -> Exit:
     yes = not ask or not pattern
     begun = session.begin()
     return pruning.run(begun, (), pattern=pattern, dry_run=False, yes=yes, as_json=False, consent="-s")
+
+
+def _restore(given: Mapping[str, Any]) -> Exit:
+    if given["restore"] is None:
+        raise UsageError("-a and -I say how to restore, and nothing says what", hint="add -r host/dbname")
+    environ = restoring.environment(os.environ, given)
+    if given["admin"]:
+        session.begin(environ).warn(
+            "-a PASSWORD can be seen in the process list; use ADMIN_PASSWORD or ADMIN_PASSWORD_FILE"
+        )
+    wanted = restoring.Wanted(
+        spec=given["restore"],
+        pattern=given["pattern"],
+        go_on=given["go_on"],
+        yes=given["scheduled"],
+        consent="-s",
+    )
+    return restoring.run(wanted, environ)
 
 
 def _verify(spec: str, pattern: str) -> Exit:

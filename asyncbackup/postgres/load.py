@@ -23,6 +23,7 @@ from asyncbackup.model import Manifest, Secret
 from asyncbackup.postgres.connect import passfile
 from asyncbackup.postgres.failures import classify
 from asyncbackup.process import Child, spawn
+from asyncbackup.retelling import WithoutTablespaces
 from asyncbackup.stream import PIPE_SIZE, Progress
 from asyncbackup.threads import in_thread, see_through
 from asyncbackup.unpack import Unpacked, unpack
@@ -84,6 +85,10 @@ class Loaded:
     """What psql went on after, when it was told to."""
 
 
+Rewrite = Callable[[Callable[[bytes | memoryview], object]], WithoutTablespaces]
+"""Makes a tap of what writes to psql."""
+
+
 def _nothing(_unpacked: Unpacked) -> None:
     """Accept whatever was read."""
 
@@ -97,6 +102,7 @@ async def load(
     one_transaction: bool,
     older_server: bool = False,
     go_on: bool = False,
+    rewrite: Rewrite | None = None,
     progress: Progress,
     executor: Executor,
     accept: Callable[[Unpacked], None] = _nothing,
@@ -104,8 +110,8 @@ async def load(
     """Load a backup into a fresh database.
 
     `older_server` leaves out the one header line that servers before 17 do not know. `go_on` goes on after
-    errors, and returns them. `accept` is called with what was read, before psql learns of the end, and may
-    raise.
+    errors, and returns them. `rewrite` tells psql something else than the dump. `accept` is called with what
+    was read, before psql learns of the end, and may raise.
 
     Raises LoadError, LackingError, or another kind that psql's complaint tells of.
     """
@@ -118,7 +124,7 @@ async def load(
     reader, sink = _pipe()
 
     def feed() -> Unpacked | None:
-        return _feed(source, sink, progress, accept, older_server=older_server)
+        return _feed(source, sink, progress, accept, rewrite, older_server=older_server)
 
     feeding: asyncio.Future[Unpacked | None] | None = None
     try:
@@ -161,23 +167,32 @@ def _feed(
     sink: FileIO,
     progress: Progress,
     accept: Callable[[Unpacked], None],
+    rewrite: Rewrite | None,
     *,
     older_server: bool,
 ) -> Unpacked | None:
     """Write the SQL to psql; None means that it ended before the dump did."""
     first = True
 
-    def write(piece: bytes) -> None:
-        nonlocal first
-        if first and older_server and 0 <= piece.find(_TOO_NEW) < _HEADER:
-            piece = piece.replace(_TOO_NEW, b"", 1)
-        first = False
+    def write(piece: bytes | memoryview) -> None:
         rest = memoryview(piece)
         while rest:
             rest = rest[sink.write(rest) :]
 
+    def write_all(piece: bytes) -> None:
+        nonlocal first
+        if first and older_server and 0 <= piece.find(_TOO_NEW) < _HEADER:
+            piece = piece.replace(_TOO_NEW, b"", 1)
+        first = False
+        write(piece)
+
     try:
-        unpacked = unpack(source, progress, sink=write)
+        if rewrite is None:
+            unpacked = unpack(source, progress, sink=write_all)
+        else:
+            told = rewrite(write)
+            unpacked = unpack(source, progress, tap=told)
+            told.finish()
     except BrokenPipeError:
         return None
     accept(unpacked)

@@ -82,3 +82,20 @@ def server_for(major: int, servers: Iterable[Client]) -> Client:
         hint=f"install the server of PostgreSQL {major} or newer (Debian: postgresql-{major}) "
         "or name its folder in PG_BINDIRS",
     )
+
+
+def loader(server: PgVersion, clients: Iterable[Client]) -> Client:
+    """Choose the psql to load a dump with, or raise ClientError.
+
+    It is the newest one that is not below the server's major, and preferably without known holes.
+    """
+    found = tuple(clients)
+    fitting = [client for client in found if client.version.major >= server.major]
+    if fitting:
+        return max(fitting, key=lambda client: (below_floor(client.version) is None, client.version))
+    have = ", ".join(f"{c.version} ({c.bindir})" for c in found) or "none"
+    raise ClientError(
+        f"no installed psql fits the server's PostgreSQL {server}; installed: {have}",
+        hint=f"install the client of PostgreSQL {server.major} (Debian: postgresql-client-{server.major}) "
+        "or name its folder in PG_BINDIRS",
+    )

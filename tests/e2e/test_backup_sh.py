@@ -183,11 +183,6 @@ def test_prune_comes_before_all_else(crowded: Site) -> None:
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["-r", "h/d", "-a", "Sw0rdfish"], "restoring (-r, -a, -I)"),
-        (["-1", "-I"], "restoring (-r, -a, -I)"),
-        (["-v", "h/d", "-r", "h/d"], "restoring (-r, -a, -I)"),
-        (["-sv", "all"], "verifying (-v)"),
-        (["-1", "-v", "h/d", "-f", "x"], "verifying (-v)"),
         ([], "the service"),
         (["-n", "-f", "x"], "the service"),
     ],

@@ -1,0 +1,346 @@
+"""Restoring: who may, what will happen, the question, and what came of it."""
+
+import asyncio
+import getpass
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+
+from asyncbackup import dbspec, preflight
+from asyncbackup import restore as restore_of
+from asyncbackup import settings as settings_of
+from asyncbackup.cli import logs, render, text
+from asyncbackup.cli import session as session_of
+from asyncbackup.cli.session import Session
+from asyncbackup.errors import AccessError, AsyncbackupError, Exit, UsageError
+from asyncbackup.events import Event, Events
+from asyncbackup.halfmade import Restored
+from asyncbackup.model import Credentials, DatabaseSpec, Level, Secret
+from asyncbackup.postgres import client as clients_of
+from asyncbackup.restoration import Request, Restoration, Tools, Work
+
+_OF_OLD = "postgres"  # whose password -a was: the user that ran the bash tool
+_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A restore as the command line says it."""
+
+    spec: str
+    to: str = ""
+    pattern: str = ""
+    level: Level = Level.ROWS
+    drop_old: bool = False
+    create_roles: bool = False
+    tablespaces: bool = True
+    go_on: bool = False
+    jobs: int | None = None
+    yes: bool = False
+    as_json: bool = False
+    consent: str = "--yes"
+    """The flag that stands for a yes."""
+
+
+def wanted(given: Mapping[str, Any]) -> Wanted:
+    """Return what the options of `asyncbackup restore` say."""
+    same = ("spec", "to", "pattern", "drop_old", "create_roles", "go_on", "jobs", "yes", "as_json")
+    return Wanted(
+        level=Level(given["level"]),
+        tablespaces=not given["no_tablespaces"],
+        **{name: given[name] for name in same},
+    )
+
+
+def environment(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, str]:
+    """Return the variables as if the options about the administrator had been among them."""
+    changed = dict(environ)
+    user, file, password = (given.get(name) for name in ("admin_user", "admin_password_file", "admin"))
+    if user:
+        changed.pop("ADMIN_USER_FILE", None)
+        changed["ADMIN_USER"] = user
+    if file or password:
+        changed.pop("ADMIN_PASSWORD_FILE", None)
+        changed.pop("ADMIN_PASSWORD", None)
+        changed |= {"ADMIN_PASSWORD_FILE": file} if file else {"ADMIN_PASSWORD": f"{password}"}
+    if password and not changed.get("ADMIN_USER") and not changed.get("ADMIN_USER_FILE"):
+        changed["ADMIN_USER"] = _OF_OLD
+    return changed
+
+
+def run(wanted: Wanted, environ: Mapping[str, str]) -> Exit:
+    """Restore a database; print what will happen, ask, and print what came of it."""
+    begun = session_of.begin(environ)
+    port = begun.settings.default_port
+    spec = dbspec.parse_spec(wanted.spec, default_port=port)
+    target = dbspec.parse_spec(wanted.to, default_port=port) if wanted.to else spec
+    if not wanted.yes and not session_of.can_ask():
+        raise UsageError(
+            "nothing was restored: there is no terminal to ask on",
+            hint=f"add {wanted.consent} to restore without being asked",
+        )
+    request = Request(
+        spec=spec,
+        target=target,
+        pattern=wanted.pattern,
+        level=wanted.level,
+        drop_old=wanted.drop_old,
+        create_roles=wanted.create_roles,
+        tablespaces=wanted.tablespaces,
+        go_on=wanted.go_on,
+        jobs=wanted.jobs or begun.settings.restore_jobs,
+    )
+    with ExitStack() as stack:
+        executor = stack.enter_context(ThreadPoolExecutor(_THREADS, "restore"))
+        tools = _tools(begun, request, executor)
+        begun, plan = _planned(begun, request, tools, stack)
+        if isinstance(plan, Exit):
+            return plan
+        if logs.is_terminal(sys.stderr):
+            print(f"\n{plan_text(plan, tools.started)}\n", file=sys.stderr, flush=True)
+        if not wanted.yes and not session_of.ask(_question(plan)):
+            session_of.show("Nothing was restored.")
+            return Exit.OK
+        return _carried_out(begun, wanted, plan, tools)
+
+
+def _tools(begun: Session, request: Request, executor: ThreadPoolExecutor) -> Tools:
+    started = datetime.now(UTC)
+    own = settings_of.credentials(begun.settings, request.target)
+    found = asyncio.run(
+        clients_of.clients(
+            clients_of.bindirs(begun.settings.pg_bindirs, begun.environ.get("PATH", os.defpath)),
+            begun.environ.get("LD_LIBRARY_PATH", ""),
+        )
+    )
+    return Tools(
+        root=begun.settings.backup_dir,
+        configured=begun.conf,
+        environ=begun.environ,
+        login=_login(begun, own),
+        own_user=own.user,
+        connect_timeout=begun.settings.connect_timeout,
+        clients=tuple(one for one in found if os.access(one.bindir / "psql", os.X_OK)),
+        executor=executor,
+        run_id=f"{started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
+        events=Events(),
+        started=started,
+    )
+
+
+def _login(begun: Session, own: Credentials) -> Credentials:
+    """Return the administrator's credentials; by default, those of the database's own user."""
+    values = begun.settings
+    password = values.admin_password or None
+    if not values.admin_user:
+        return Credentials(user=own.user, password=password or own.password)
+    if values.admin_user == own.user:
+        password = password or own.password
+    return Credentials(user=values.admin_user, password=password)
+
+
+def _planned(
+    begun: Session, request: Request, tools: Tools, stack: ExitStack
+) -> tuple[Session, Restoration | Exit]:
+    """Find out what would happen; a password that is missing or wrong is asked for on a terminal, once."""
+    try:
+        return begun, _prepared(begun, request, tools, stack)
+    except AccessError as error:
+        refused = isinstance(error.__cause__, asyncpg.InvalidAuthorizationSpecificationError)
+        if not refused or not session_of.can_ask():
+            raise
+        session_of.fail(error)
+    user = tools.login.user or ""
+    whose = f"Password of {text.plain(user) or 'the administrator'} at {request.target.server}: "
+    password = getpass.getpass(whose, sys.stderr)
+    begun = session_of.begin(
+        environment(begun.environ, {"admin_user": user, "admin": password})
+    )  # masks it, too
+    tools = replace(tools, login=Credentials(user=tools.login.user, password=Secret(password)))
+    return begun, _prepared(begun, request, tools, stack)
+
+
+def _prepared(begun: Session, request: Request, tools: Tools, stack: ExitStack) -> Restoration | Exit:
+    work = Work()
+    with ExitStack() as shown:
+        _events(begun, work, shown)
+        return session_of.run(preflight.prepare(request, tools, work, stack))
+
+
+def _events(begun: Session, work: Work, stack: ExitStack) -> Events:
+    if not session_of.wants_display(begun):
+        log = begun.log()
+        stack.callback(logs.close, log, sys.stderr)
+        return Events(log)
+    from asyncbackup.cli import display  # noqa: PLC0415 - costs memory that only terminals need
+
+    mask = logs.masker(begun.secrets())
+    shown = stack.enter_context(
+        display.meter(
+            lambda: work.bytes, lambda: work.progress.file_bytes, lambda: work.stage, display.restore_line
+        )
+    )
+
+    def sink(event: Event) -> None:
+        shown(logs.masked_event(event, mask))
+
+    return Events(sink)
+
+
+def _carried_out(begun: Session, wanted: Wanted, plan: Restoration, tools: Tools) -> Exit:
+    work = Work(bytes=plan.evidence.selected.backup.bytes)
+    with ExitStack() as stack:
+        events = _events(begun, work, stack).bind(run_id=tools.run_id)
+        try:
+            restored = session_of.run(restore_of.restore(plan, replace(tools, events=events), work))
+        except AsyncbackupError as error:
+            if wanted.as_json:
+                mask = logs.masker(begun.secrets())
+                session_of.show(render.as_json(failed_object(plan, tools, error, mask)))
+            raise
+    if isinstance(restored, Exit):
+        return restored
+    if wanted.as_json:
+        shown = render.as_json(as_object(plan, tools, restored))
+    else:
+        shown = report_text(plan, restored)
+    session_of.show(shown, patient=False)
+    return Exit.OK if restored.whole else Exit.PARTIAL
+
+
+def _question(plan: Restoration) -> str:
+    name = text.database(plan.request.target)
+    if plan.target.present is None:
+        return f"Restore into a new database {name}?"
+    old = "is dropped afterwards" if plan.request.drop_old else f"stays as {text.plain(plan.kept)}"
+    return f"Replace {name}? Its sessions are ended for a moment, and the old database {old}."
+
+
+def plan_text(plan: Restoration, now: datetime) -> str:
+    """Return what will happen, for whoever has to say yes."""
+    selected, scan = plan.evidence.selected, plan.evidence.unpacked.scan
+    backup, manifest, present = selected.backup, selected.manifest, plan.target.present
+    tables = len({(block.schema, block.table) for block in scan.blocks})
+    checked = (
+        "it is exactly what was written" if manifest else "whole, but without a manifest to compare with"
+    )
+    who = "superuser" if plan.target.superuser else "no superuser"
+    sizes = f"{text.size(backup.bytes)}, {text.size(scan.bytes)} of SQL"
+    rows = [
+        ("Backup", str(backup.path)),
+        ("", f"of {text.database(plan.request.spec)}, taken {text.age(backup.taken_at, now)} ago"),
+        ("", f"{sizes}, {scan.rows:,} rows in {tables:,} tables"),
+        ("", f"checked: {checked}"),
+        ("Onto", f"{text.database(plan.request.target)}, PostgreSQL {plan.target.server_version}"),
+        ("", f"as {plan.target.user} ({who}), by psql {plan.psql.version}"),
+    ]
+    if present is None:
+        rows.append(("There now", "nothing of that name"))
+    else:
+        size = "size unknown" if present.size is None else text.size(present.size)
+        sessions = "1 session" if present.sessions == 1 else f"{present.sessions} sessions"
+        rows.append(("There now", f"{size}, owned by {present.properties.owner}, {sessions}"))
+        kept = f"it stays as {plan.kept}"
+        rows.append(("", f"{kept}, and is dropped in the end" if plan.request.drop_old else kept))
+    if plan.roles:
+        rows.append(("Roles made", ", ".join(role.name for role in plan.roles)))
+    shown = [text.table(("Restore", ""), rows)]
+    shown.append(text.lines("Warnings:", plan.warnings))
+    return "\n\n".join(part for part in shown if part)
+
+
+def report_text(plan: Restoration, restored: Restored) -> str:
+    """Return what came of it."""
+    seconds = max(restored.load_seconds, 0.001)
+    rate = f"{restored.rows / seconds:,.0f} rows/s"
+    file = text.plain(plan.evidence.selected.backup.path.name)
+    loaded, whole = text.seconds(restored.load_seconds), text.seconds(restored.seconds)
+    lines = [
+        f"{text.database(restored.target)} is restored from {file}",
+        f"{restored.rows:,} rows in {restored.tables:,} tables, compared: {_compared(plan)}",
+        f"loaded in {loaded} ({rate}), in place after {whole}",
+    ]
+    if restored.kept:
+        lines.append(
+            f"the old database is {text.plain(restored.kept)}; drop it when you do not need it any more"
+        )
+    blocks = [
+        "\n".join(lines),
+        text.lines(f"{len(restored.errors)} errors were gone on after:", restored.errors),
+        text.lines("Not as backed up:", [str(one) for one in restored.differences]),
+        text.lines("Warnings:", restored.warnings),
+    ]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _compared(plan: Restoration) -> str:
+    what = "every value" if plan.request.level is Level.CONTENT else "the number of rows of every table"
+    if plan.evidence.selected.manifest:
+        return f"{what}, with the manifest"
+    return f"{what}, with what the dump itself says: there is no manifest"
+
+
+def as_object(plan: Restoration, tools: Tools, restored: Restored) -> dict[str, Any]:
+    """Return what came of it as a JSON object."""
+    return {
+        **_identity(plan, tools),
+        "status": "good" if restored.whole else "partial",
+        "kept": restored.kept or None,
+        "tables": restored.tables,
+        "rows": restored.rows,
+        "seconds": restored.seconds,
+        "load_seconds": restored.load_seconds,
+        "rows_per_second": round(restored.rows / max(restored.load_seconds, 0.001)),
+        "errors": list(restored.errors),
+        "differences": [
+            {"kind": one.kind, "name": one.name, "expected": one.expected, "found": one.found}
+            for one in restored.differences
+        ],
+        "warnings": list(restored.warnings),
+        "error": None,
+        "category": None,
+        "hint": None,
+    }
+
+
+def failed_object(plan: Restoration, tools: Tools, error: AsyncbackupError, mask: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return why nothing was restored as a JSON object, with the same fields."""
+    nothing = {"kept", "tables", "rows", "seconds", "load_seconds", "rows_per_second"}
+    return {
+        **_identity(plan, tools),
+        "status": "failed",
+        **dict.fromkeys(sorted(nothing)),
+        "errors": [],
+        "differences": [],
+        "warnings": list(plan.warnings),
+        "error": mask(error.message),
+        "category": error.category,
+        "hint": mask(error.hint) or None,
+    }
+
+
+def _identity(plan: Restoration, tools: Tools) -> dict[str, Any]:
+    target: DatabaseSpec = plan.request.target
+    selected, scan = plan.evidence.selected, plan.evidence.unpacked.scan
+    return {
+        "run_id": tools.run_id,
+        "host": target.host,
+        "port": target.port,
+        "dbname": target.dbname,
+        "server_version": str(plan.target.server_version),
+        "path": str(selected.backup.path),
+        "taken_at": selected.backup.taken_at.isoformat(),
+        "bytes": selected.backup.bytes,
+        "sql_bytes": scan.bytes,
+        "sha256": plan.evidence.unpacked.sha256,
+        "proven": selected.manifest is not None,
+        "level": plan.request.level.value,
+    }
