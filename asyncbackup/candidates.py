@@ -1,12 +1,13 @@
 """Which backups to verify: the newest of each series, and in what turn."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from asyncbackup import conf, dbspec, inventory, naming, records
 from asyncbackup.model import Backup, DatabaseSpec
 from asyncbackup.retention import CLOCK_SKEW
 from asyncbackup.settings import Settings
 
+_CLOCKS_ARE_SET_BACK = timedelta(hours=3)  # the names of backups tell local time
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -31,7 +32,7 @@ def choose(
     )
     newest: dict[DatabaseSpec | str, Backup] = {}
     for core in cores:
-        for backup in _candidates(found, core, owners, pattern):
+        for backup in _candidates(found, core, owners, pattern, now):
             key = backup.spec or backup.core
             if (only and backup.spec not in only) or not _newer(backup, newest.get(key), now):
                 continue
@@ -41,17 +42,20 @@ def choose(
 
 
 def _candidates(
-    found: inventory.Inventory, core: str, owners: naming.Owners, pattern: str
+    found: inventory.Inventory, core: str, owners: naming.Owners, pattern: str, now: datetime
 ) -> tuple[Backup, ...]:
     """Load what could be the newest of a series with this core; of most cores, that is one file."""
     entries = [entry for entry in found.of({core}) if pattern in str(entry.path)]
     if not entries:
         return ()
-    newest = max(entries, key=lambda entry: entry.stamp)
     if len(owners.of(core)) == 1:
-        backup = inventory.load(newest, owners)
-        if backup.manifest and (backup.spec,) == owners.of(core):
-            return (backup,)
+        real = [entry for entry in entries if entry.stamp.astimezone(UTC) <= now + CLOCK_SKEW] or entries
+        newest = max(entry.stamp for entry in real)
+        near = [
+            inventory.load(entry, owners) for entry in real if newest - entry.stamp < _CLOCKS_ARE_SET_BACK
+        ]
+        if all(backup.manifest and (backup.spec,) == owners.of(core) for backup in near):
+            return tuple(near)
     paths = {entry.path for entry in entries}
     return tuple(one for one in inventory.load_all(found, {core}, owners) if one.path in paths)
 

@@ -4,7 +4,7 @@ Which rows those are decides the sum, their order does not, and no accident make
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import FileIO
 
 from blake3 import blake3
@@ -24,11 +24,17 @@ class Multiset:
 
     rows: int = 0
     total: int = 0
-    _rest: bytes = b""
+    _begun: list[bytes] = field(default_factory=list)
+    """The pieces of a row that has not ended yet; a row may be as large as a gigabyte."""
 
-    def add(self, piece: bytes | memoryview) -> None:
+    def add(self, piece: bytes) -> None:
         """Take the next bytes of the rows."""
-        *lines, self._rest = (self._rest + piece).split(b"\n")
+        first, *more = piece.split(b"\n")
+        self._begun.append(first)
+        if not more:
+            return
+        *lines, rest = (b"".join(self._begun), *more)
+        self._begun = [rest]
         self.rows += len(lines)
         # Summed up in a generator: a loop of Python's own for each row is what this costs.
         self.total = (self.total + sum(int.from_bytes(blake3(line).digest()) for line in lines)) % _MOD

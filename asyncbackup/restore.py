@@ -27,7 +27,7 @@ from asyncbackup.postgres.connect import (
     conninfo,
     mapped,
 )
-from asyncbackup.postgres.load import Door, Loaded, load
+from asyncbackup.postgres.load import Door, Loaded, load, restricts
 from asyncbackup.postgres.properties import quoted
 from asyncbackup.restoration import Restoration, Tools, Work
 from asyncbackup.retelling import WithoutTablespaces
@@ -179,6 +179,7 @@ async def _load(run: Run) -> Loaded:
             one_transaction=plan.one_transaction,
             older_server=plan.older_server,
             go_on=plan.request.go_on,
+            restrict=restricts(plan.psql.version),
             rewrite=None if plan.request.tablespaces else without_tablespaces,
             progress=run.work.progress,
             executor=tools.executor,

@@ -37,6 +37,7 @@ _LO_WRITE = b"SELECT pg_catalog.lowrite(0, '\\x"
 _CLOSERS = {b"--": b"\n", b"/*": b"*/"}  # every other opener closes with itself
 _MAX_WORD = 200  # held back at a chunk's end, so that E'...' and $tag$ are seen whole
 _MAX_LINE = 4096  # of a comment or a psql command; longer ones are none that matter
+_UNKNOWN = "the dump has a psql command other than \\restrict"
 _MAX_STATEMENT = 1 << 20  # kept to be understood; 1,600 columns of 63 quoted bytes fit well
 _TAIL = 256  # bytes of the end that are kept to look at
 
@@ -85,7 +86,10 @@ class Scanner:
         self._tail = b""
         self._step: Callable[[bytes | bytearray, int, int], int] = self._sql
         self._view = memoryview(b"")
-        self._problem = ""
+        self.problem = ""
+        """Why the dump cannot be whole; from there on, the tap gets nothing more."""
+        self.commands: list[tuple[int, int]] = []
+        """Where psql's own commands begin and end in the dump, as far as they may be there."""
         self._encoding = "SQL_ASCII"
         self._outside = blake3()
         # the statement that is open
@@ -140,8 +144,13 @@ class Scanner:
             extensions=self._names(self._extensions),
             outside_blake3=self._outside.hexdigest(),
             restricted=self._frame.key is not None,
-            problem=self._problem or self._unfinished(),
+            problem=self.problem or self._unfinished(),
         )
+
+    def _fail(self, problem: str) -> None:
+        """Keep the first problem; what follows is for nobody to act on."""
+        self.problem = self.problem or problem
+        self._tap = None
 
     def _names(self, identifiers: Iterable[bytes]) -> tuple[str, ...]:
         return tuple(sorted({statements.name(identifier, self._encoding) for identifier in identifiers}))
@@ -194,7 +203,7 @@ class Scanner:
             if after == end:
                 return self._hold_word(data, position, end)
         elif token == b"\\":
-            self._problem = self._problem or "the dump has a psql command inside a statement"
+            self._fail("the dump has a psql command inside a statement")
         elif token == b"'" and word and _is_escape(data, position, start - 1):
             self._step = self._escape_quote
         else:
@@ -247,14 +256,19 @@ class Scanner:
         if newline < 0:
             if end - start < _MAX_LINE:
                 return start
+            if data[start] == 0x5C:
+                self._fail(_UNKNOWN)
             self._open_until(b"\n")
             return start
         line = bytes(data[start : newline + 1])
         if line.startswith(b"\\"):
             problem = self._frame.command(line, first=self._encoding == "SQL_ASCII")
+            if len(line) > _MAX_LINE:
+                problem = _UNKNOWN
             if not problem:
+                self.commands.append((self.bytes + start, self.bytes + newline + 1))
                 return newline + 1  # left out of the digest: its key is random
-            self._problem = self._problem or problem
+            self._fail(problem)
         else:
             self._frame.comment(line[:-1], self.bytes + newline)
         self._pass(start, newline + 1)
@@ -298,7 +312,7 @@ class Scanner:
         try:
             content = unhexlify(digits[:even])
         except ValueError:
-            self._problem = self._problem or "the dump has a large object that is not hexadecimal"
+            self._fail("the dump has a large object that is not hexadecimal")
             content = b""
         self._digest.update(content)
         self._block_bytes += len(content)
@@ -387,9 +401,7 @@ class Scanner:
     def _begin_copy(self, statement: bytes, data: bytes | bytearray, after: int) -> int:
         block = statements.copy(statement, self._encoding)
         if block is None or data[after] != 0x0A:
-            self._problem = self._problem or "the dump has a COPY statement of an unknown form"
-            if self._tap is not None:
-                self._tap.end()
+            self._fail("the dump has a COPY statement of an unknown form")
             return after
         self._block = block
         self._begin(blake3())
@@ -404,7 +416,7 @@ class Scanner:
         if statement.startswith(b"SELECT pg_catalog.setval("):
             value = statements.setval(statement, self._encoding)
             if value is None:
-                self._problem = self._problem or "the dump has a setval of an unknown form"
+                self._fail("the dump has a setval of an unknown form")
             else:
                 self._sequences.append(value)
         elif (oid := statements.large_object(statement)) is not None:

@@ -4,21 +4,25 @@ The verdict is `bad` only for what is the backup's own fault. Whatever the verif
 however it fails, the verdict is `unverified`: neither good nor bad.
 """
 
-import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import datetime
 from io import FileIO
 
-from asyncbackup import __version__, inventory, multiset
+import asyncpg
+
+from asyncbackup import __version__, allowance, multiset, reading
 from asyncbackup.check import judge
 from asyncbackup.errors import (
     AsyncbackupError,
+    BusyError,
+    ConnectError,
     DamagedError,
+    KilledDumpError,
     LackingError,
     LimitError,
     LoadError,
@@ -35,19 +39,32 @@ from asyncbackup.model import (
 )
 from asyncbackup.postgres import globals as globals_of
 from asyncbackup.postgres import indexes, readback, scratch
-from asyncbackup.postgres.load import load, one_transaction
+from asyncbackup.postgres.load import Loaded, load, one_transaction, restricts
 from asyncbackup.stream import Progress
 from asyncbackup.threads import in_thread
-from asyncbackup.unpack import Unpacked, open_backup, unpack
+from asyncbackup.unpack import Unpacked, unpack
 
-_BASE_SECONDS = 600.0
-_BYTES_PER_SECOND = 1e6
-_BASE_BYTES = 1 << 30
-_LOOK = 0.5  # seconds between two looks at how large a database has grown
+_HEAD = 4096  # bytes of a dump in which it says where it comes from
 _FROM = re.compile(rb"^-- Dumped from database version (\d+)", re.MULTILINE)
 _JOBS = 2  # connections that read one database back
 _SHOWN = 100  # differences that are kept of one backup
 _FAULTS = (DamagedError, LoadError, LimitError, ManifestError)
+_OF_SERVER = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    UnicodeError,  # it repeats a name that is not valid anywhere
+)
+_ENDED = (
+    KilledDumpError,
+    BusyError,
+    ConnectError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InterfaceError,
+    OSError,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +94,19 @@ class Trial:
     started: float = field(default_factory=time.monotonic)
     load_seconds: float = 0.0
     sha256: str = ""
-    server_version: str = ""
+    server: scratch.Scratch | None = None
+    disturbed: bool = False
+    """Whether what stopped it may be the doing of another dump on the same server."""
     tables: int = 0
     rows: int = 0
     indexes: int | None = None
     differences: tuple[Difference, ...] = ()
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def server_version(self) -> str:
+        """The version of the server that it was tried on."""
+        return str(self.server.cluster.version) if self.server else ""
 
     @property
     def label(self) -> str:
@@ -97,17 +121,25 @@ async def verify(trial: Trial, tools: Tools) -> Verification:
     lacking: tuple[str, ...] = ()
     manifest: Manifest | None = None
     try:
-        manifest = await in_thread(tools.executor, _manifest, trial.backup)
-        async with _opened(trial.backup, tools) as source:
+        manifest = await in_thread(tools.executor, reading.manifest_of, trial.backup)
+        async with reading.opened(trial.backup, tools.executor) as source:
             await _try(trial, tools, source, manifest)
     except _FAULTS as fault:
         verdict, error, hint = Verdict.BAD, fault.message, fault.hint
+        trial.disturbed = isinstance(fault, allowance.OvertimeError)
     except AsyncbackupError as trouble:
         verdict, error, hint = Verdict.UNVERIFIED, trouble.message, trouble.hint
         lacking = trouble.lacking if isinstance(trouble, LackingError) else ()
+        trial.disturbed = isinstance(trouble, _ENDED)
+    except _OF_SERVER as trouble:
+        verdict = Verdict.UNVERIFIED
+        error = f"{trial.label}: while {trial.stage}: {'; '.join(str(trouble).splitlines()) or repr(trouble)}"
+        trial.disturbed = isinstance(trouble, _ENDED)
     except Exception as bug:  # noqa: BLE001 - one backup never stops another, and trouble of ours is not its fault
         verdict, error = Verdict.UNVERIFIED, f"{trial.label}: {type(bug).__name__}: {bug}"
         tools.events.error("verify.bug", error=error, exc_info=bug)
+    if verdict is Verdict.UNVERIFIED and trial.server and (ended := trial.server.cluster.failure()):
+        error, hint, trial.disturbed = f"{error} ({ended.message})", ended.hint, True
     if trial.differences and verdict is Verdict.GOOD:
         verdict = Verdict.BAD
         error = f"{trial.label}: what was restored is not what was backed up"
@@ -140,51 +172,59 @@ async def verify(trial: Trial, tools: Tools) -> Verification:
     )
 
 
-def _manifest(backup: Backup) -> Manifest | None:
-    """Return the whole manifest; a backup that is known to be wrong needs no trial."""
-    if backup.problem:
-        raise DamagedError(f"{backup.path}: {backup.problem}", hint="see asyncbackup check")
-    return inventory.read_manifest(backup.path) if backup.manifest else None
-
-
-@contextlib.asynccontextmanager
-async def _opened(backup: Backup, tools: Tools) -> AsyncIterator[FileIO]:
-    try:
-        source = await in_thread(tools.executor, open_backup, backup.path)
-    except FileNotFoundError as error:
-        raise AsyncbackupError(
-            f"{backup.path}: it is gone, pruned perhaps", hint="verify again: there is a newer one"
-        ) from error
-    except OSError as error:
-        raise DamagedError(f"{backup.path}: it cannot be read: {error.strerror}") from error
-    with source:
-        yield source
-
-
 async def _try(trial: Trial, tools: Tools, source: FileIO, manifest: Manifest | None) -> None:
     known: Unpacked | None = None
+    major = manifest.loads_into if manifest else 0
     if manifest is None:
         trial.stage = "reading"
-        known = await in_thread(tools.executor, unpack, source, Progress())
+        head = bytearray()
+        known = await in_thread(
+            tools.executor,
+            unpack,
+            source,
+            Progress(),
+            sink=lambda piece: head.extend(piece[: _HEAD - len(head)]),
+        )
         _accept(trial, None, known)
-        if not known.scan.restricted:
-            trial.notes.append("the dump has no \\restrict line: psql ran it unrestricted")
-    major = _major(manifest, source)
+        if match := _FROM.search(head):
+            major = int(match[1])
     trial.stage = "waiting for the server"
-    server = await tools.server(major)
-    trial.server_version = str(server.cluster.version)
+    trial.server = server = await tools.server(major)
     if server.cluster.version.major != major:
-        trial.notes.append(f"a dump of PostgreSQL {major}, verified on {server.cluster.version}")
+        trial.notes.append(f"a dump of PostgreSQL {major or '?'}, verified on {server.cluster.version}")
+    if not restricts(server.cluster.version):
+        trial.notes.append(f"psql {server.cluster.version} would have obeyed commands of its own in the dump")
+    sql_bytes = manifest.sql_bytes if manifest else known.scan.bytes if known else 0
     if trial.backup.spec and trial.backup.spec.is_globals:
-        await _globals(trial, tools, server, source, manifest)
+        before = await in_thread(tools.executor, server.cluster.usage)
+
+        async def added() -> int:
+            return await in_thread(tools.executor, server.cluster.usage) - before
+
+        async with _limits(trial, tools, added, sql_bytes):
+            await _globals(trial, tools, server, source, manifest)
         return
-    needs = scratch.needs(manifest, known)
-    await scratch.prepare(server, needs, trial.label)
-    async with scratch.database(server, needs.properties, trial.label) as dbname:
-        oid = await scratch.oid_of(server, dbname)
-        sql_bytes = manifest.sql_bytes if manifest else known.scan.bytes if known else 0
-        async with _limits(trial, tools, server, oid, sql_bytes):
-            await _load_and_compare(trial, tools, server, dbname, source, manifest)
+    async with scratch.database(server, scratch.needs(manifest, known), trial.label) as made:
+
+        async def usage() -> int:
+            pids = await made.pids()
+            return await in_thread(tools.executor, made.usage, pids)
+
+        async with _limits(trial, tools, usage, sql_bytes):
+            await _load_and_compare(trial, tools, server, made.name, source, manifest)
+
+
+def _limits(
+    trial: Trial, tools: Tools, usage: Callable[[], Awaitable[int]], sql_bytes: int
+) -> contextlib.AbstractAsyncContextManager[None]:
+    return allowance.within(
+        usage,
+        subject=trial.label,
+        stage=lambda: trial.stage,
+        sql_bytes=sql_bytes,
+        wanted=tools.timeout,
+        size_factor=tools.size_factor,
+    )
 
 
 async def _load_and_compare(
@@ -196,16 +236,7 @@ async def _load_and_compare(
     manifest: Manifest | None,
 ) -> None:
     trial.stage = "restoring"
-    loaded = await load(
-        server.psql,
-        server.door(dbname),
-        source,
-        subject=trial.label,
-        one_transaction=manifest is not None and one_transaction(manifest, server.lock_slots),
-        progress=trial.progress,
-        executor=tools.executor,
-        accept=lambda unpacked: _accept(trial, manifest, unpacked),
-    )
+    loaded = await _load(trial, tools, server, dbname, source, manifest)
     trial.load_seconds = loaded.seconds
     trial.stage = "comparing"
     expected = readback.of_manifest(manifest) if manifest else readback.of_dump(loaded.unpacked)
@@ -222,11 +253,39 @@ async def _load_and_compare(
     if tools.level is Level.CONTENT and not trial.differences:
         trial.stage = "checking indexes"
         async with server.connect(dbname) as connected:
-            found = await indexes.check(connected)
+            found = await indexes.check(connected, expected.encoding)
         if found is None:
             trial.notes.append("indexes were not checked: the server has no amcheck")
         else:
             trial.indexes, trial.differences = found
+
+
+async def _load(
+    trial: Trial,
+    tools: Tools,
+    server: scratch.Scratch,
+    dbname: str,
+    source: FileIO,
+    manifest: Manifest | None,
+) -> Loaded:
+    try:
+        return await load(
+            server.psql,
+            server.door(dbname),
+            source,
+            subject=trial.label,
+            one_transaction=manifest is not None and one_transaction(manifest, server.lock_slots),
+            restrict=restricts(server.cluster.version),
+            progress=trial.progress,
+            executor=tools.executor,
+            accept=lambda unpacked: _accept(trial, manifest, unpacked),
+        )
+    except (LoadError, LackingError):
+        # What does not load may not be what was written: then that is the reason, whatever psql says.
+        if manifest is not None:
+            trial.stage = "reading"
+            _accept(trial, manifest, await in_thread(tools.executor, unpack, source, Progress()))
+        raise
 
 
 async def _globals(
@@ -250,22 +309,6 @@ def _accept(trial: Trial, manifest: Manifest | None, unpacked: Unpacked) -> None
         raise DamagedError(f"{trial.backup.path}: {problems[0]}{more}", hint="see asyncbackup check")
 
 
-def _major(manifest: Manifest | None, source: FileIO) -> int:
-    """Return the major version that the dump was made from; 0 where nobody knows."""
-    if manifest is not None:
-        return manifest.loads_into
-    head: list[bytes] = []
-
-    def take(piece: bytes) -> None:
-        head.append(piece)
-        raise EOFError
-
-    with contextlib.suppress(EOFError):
-        unpack(source, Progress(), sink=take)
-    match = _FROM.search(head[0]) if head else None
-    return int(match[1]) if match else 0
-
-
 async def _like_of_old(trial: Trial, tools: Tools, server: scratch.Scratch, dbname: str) -> None:
     """Demand at least one table, as the bash tool's verification did: there is nothing else to go by."""
     async with server.connect(dbname) as connected:
@@ -278,43 +321,3 @@ async def _like_of_old(trial: Trial, tools: Tools, server: scratch.Scratch, dbna
         missing = Difference(kind="table", name=f"{tools.table_schema}.*", expected="a table", found="none")
         trial.differences = (*trial.differences, missing)
     trial.notes.append("there is no manifest: that it loads is all that is known")
-
-
-@contextlib.asynccontextmanager
-async def _limits(
-    trial: Trial, tools: Tools, server: scratch.Scratch, oid: int, sql_bytes: int
-) -> AsyncIterator[None]:
-    """End the block when it takes longer, or its database grows larger, than a dump of that size should.
-
-    The limits act from outside, since every dump begins by lifting the server's own.
-    """
-    seconds = tools.timeout or _BASE_SECONDS + sql_bytes / _BYTES_PER_SECOND
-    most = _BASE_BYTES + tools.size_factor * sql_bytes
-    grown = 0
-
-    async def watch(limit: asyncio.Timeout) -> None:
-        nonlocal grown
-        while grown <= most:
-            await asyncio.sleep(_LOOK)
-            grown = await in_thread(tools.executor, server.cluster.usage_of, oid)
-        limit.reschedule(asyncio.get_running_loop().time())
-
-    try:
-        async with asyncio.timeout(seconds) as limit:
-            watcher = asyncio.create_task(watch(limit))
-            try:
-                yield
-            finally:
-                watcher.cancel()
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        if grown > most:
-            raise LimitError(
-                f"{trial.label}: its restore grew to {grown} bytes, and was ended",
-                hint="raise VERIFY_SIZE_FACTOR, or find out what in the dump makes so much of it",
-            ) from error
-        raise LimitError(
-            f"{trial.label}: its restore was ended after {seconds:.0f} s, while {trial.stage}",
-            hint="raise VERIFY_TIMEOUT, or find out what in the dump runs for so long",
-        ) from error

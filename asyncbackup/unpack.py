@@ -82,25 +82,58 @@ class _Gunzip:
             self.problem = self.problem or "the compressed data is cut off"
 
 
+class _Sieve:
+    """Hands on what the scanner has understood, but for psql's own commands; after a problem, nothing."""
+
+    def __init__(self, scanner: Scanner, sink: Callable[[memoryview], None]) -> None:
+        self._scanner = scanner
+        self._sink = sink
+        self._held = b""
+        self._at = 0
+
+    def take(self, piece: bytes) -> None:
+        """Take a piece of the dump that the scanner has just got."""
+        if self._scanner.problem:
+            return
+        data = self._held + piece if self._held else piece
+        start, end = 0, self._scanner.bytes - self._at
+        view = memoryview(data)
+        for begin, after in self._scanner.commands:
+            self._hand_on(view[start : begin - self._at])
+            start = after - self._at
+        self._scanner.commands.clear()
+        self._hand_on(view[start:end])
+        self._held = data[end:]
+        self._at += end
+
+    def _hand_on(self, view: memoryview) -> None:
+        if view:
+            self._sink(view)
+
+
 def unpack(
     source: FileIO,
     progress: Progress,
     *,
-    sink: Callable[[bytes], None] | None = None,
+    sink: Callable[[memoryview], None] | None = None,
     tap: Tap | None = None,
 ) -> Unpacked:
     """Read a backup from its beginning; `sink` gets the SQL, and whatever it raises ends the reading.
+
+    What it gets is for psql: no command of psql's own, and nothing from the first thing on that makes the
+    dump no dump of pg_dump's, though the file is read to its end.
 
     `progress.sql_bytes` counts SQL, `progress.file_bytes` what was read of the file. The file is left
     open, at its end. Raises OSError when it cannot be read.
     """
     scanner = Scanner(tap)
+    sieve = _Sieve(scanner, sink) if sink is not None else None
     digest = hashlib.sha256()
 
     def take(piece: bytes) -> None:
         scanner.feed(piece)
-        if sink is not None:
-            sink(piece)
+        if sieve is not None:
+            sieve.take(piece)
         progress.sql_bytes += len(piece)
         progress.rows = scanner.rows
         progress.moved_at = time.monotonic()

@@ -4,9 +4,7 @@ No credentials of any database are needed, and nothing is written beside the rec
 """
 
 import asyncio
-import os
 import secrets
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +20,7 @@ from asyncbackup.candidates import choose
 from asyncbackup.errors import Exit, StorageError
 from asyncbackup.events import Events
 from asyncbackup.model import Backup, DatabaseSpec, Level, Verdict, Verification
-from asyncbackup.postgres import client as clients_of
-from asyncbackup.postgres.cluster import SCRATCH, cluster
-from asyncbackup.postgres.scratch import Scratch, scratch_of
-from asyncbackup.postgres.versions import Client, server_for
+from asyncbackup.servers import Servers
 from asyncbackup.settings import Settings
 from asyncbackup.threads import in_thread
 
@@ -116,7 +111,7 @@ async def run(
             board.results.append(_missing(spec, pattern))
             _tell(events, board.results[-1])
         async with AsyncExitStack() as stack:
-            servers = _Servers(settings, environ, events, stack)
+            servers = Servers(settings, environ, events, stack)
             tools = trial.Tools(
                 level=Level(settings.verify_level),
                 table_schema=settings.table_schema,
@@ -182,19 +177,27 @@ async def _all(
 ) -> None:
     board.waiting = len(chosen)
     own = records.folder(settings.verify_dir)
+    disturbed: list[Backup] = []
 
-    async def attempt(backup: Backup) -> None:
+    async def attempt(backup: Backup, *, alone: bool) -> None:
         board.waiting -= 1
         if settings.verify_budget and time.monotonic() - clock > settings.verify_budget:
             result = _result(State.POSTPONED, backup)
         else:
             under_way = trial.Trial(backup)
-            tools.events.bind(**_where(backup.spec, backup)).emit("verify.started", bytes=backup.bytes)
+            events = tools.events.bind(**_where(backup.spec, backup))
+            events.emit("verify.started", bytes=backup.bytes)
             board.running[backup.path] = under_way
             try:
                 verification = await trial.verify(under_way, tools)
             finally:
                 del board.running[backup.path]
+            if under_way.disturbed and not alone:
+                # Another dump may have ended or held up the server that they shared.
+                events.warning("verify.again", error=verification.error)
+                board.waiting += 1
+                disturbed.append(backup)
+                return
             kept = await _keep(verification, backup, own, settings, tools)
             result = _result(State(verification.verdict.value), backup, verification, kept)
         board.results.append(result)
@@ -202,16 +205,19 @@ async def _all(
 
     of_globals = [one for one in chosen if one.spec and one.spec.is_globals]
     for backup in of_globals:
-        await attempt(backup)
+        await attempt(backup, alone=True)
     waiting = iter(chosen[len(of_globals) :])  # shared: each worker takes the next one
+    at_once = settings.max_concurrent_verifications
 
     async def work() -> None:
         for backup in waiting:
-            await attempt(backup)
+            await attempt(backup, alone=at_once == 1 or len(chosen) == 1)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(settings.max_concurrent_verifications):
+        for _ in range(at_once):
             group.create_task(work())
+    for backup in disturbed:
+        await attempt(backup, alone=True)
 
 
 def _result(
@@ -286,55 +292,3 @@ def _tell(events: Events, result: Result) -> None:
         told.error("verify.failed", category="refuted", **fields)
     else:
         told.error("verify.impossible", **fields)
-
-
-class _Servers:
-    """The throw-away servers of a run, one for each major version, started when first asked for."""
-
-    def __init__(
-        self, settings: Settings, environ: Mapping[str, str], events: Events, stack: AsyncExitStack
-    ) -> None:
-        self._settings = settings
-        self._environ = environ
-        self._events = events
-        self._stack = stack
-        self._lock = asyncio.Lock()
-        self._programs: tuple[Client, ...] | None = None
-        self._running: dict[Path, Scratch] = {}
-
-    async def of(self, major: int) -> Scratch:
-        """Return a server that takes a dump of this major version; raises ClientError."""
-        async with self._lock:
-            if self._programs is None:
-                path = self._environ.get("PATH", os.defpath)
-                found = await clients_of.clients(
-                    clients_of.bindirs(self._settings.pg_bindirs, path),
-                    self._environ.get("LD_LIBRARY_PATH", ""),
-                )
-                self._programs = clients_of.servers(found)
-            client = server_for(major, self._programs)
-            server = self._running.get(client.bindir)
-            if server is None or not server.cluster.alive:
-                server = self._running[client.bindir] = await self._start(client)
-            return server
-
-    async def _start(self, client: Client) -> Scratch:
-        templates = self._settings.verify_templates
-        started = await self._stack.enter_async_context(
-            cluster(
-                client.bindir,
-                root=self._settings.verify_dir or Path(tempfile.gettempdir()),
-                settings=SCRATCH,
-                superuser=f"s{secrets.token_hex(8)}",
-                isolated=True,
-                template=templates / str(client.version.major) if templates else None,
-                patience=self._settings.database_server_timeout,
-            )
-        )
-        if not started.isolated:
-            self._events.warning(
-                "verify.not_isolated",
-                hint="this system gives no network namespace: what a dump runs could reach the network; "
-                "deny it by other means, such as a NetworkPolicy",
-            )
-        return await scratch_of(started)

@@ -55,6 +55,7 @@ SCRATCH: Mapping[str, str] = {
     "max_worker_processes": "4",
     "allow_in_place_tablespaces": "on",
     "autovacuum": "off",
+    "event_triggers": "off",  # a dump makes them last; one on login would keep us out
     "jit": "off",
     "synchronize_seqscans": "off",
     "shared_buffers": "128MB",
@@ -70,6 +71,7 @@ SCRATCH: Mapping[str, str] = {
 
 _SINCE: Mapping[str, Mapping[int, int]] = {
     "jit": {11: 0},
+    "event_triggers": {17: 0},
     "allow_in_place_tablespaces": {10: 22, 11: 17, 12: 12, 13: 8, 14: 5, 15: 0},
 }
 """Settings that old versions do not know: the first minor of each major that does."""

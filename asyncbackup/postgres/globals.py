@@ -5,11 +5,11 @@ become folders of the server's own, and who granted a membership is left out, fo
 another name there, and only he may be named without having the right himself.
 """
 
-import contextlib
 import re
 
 import asyncpg
 
+from asyncbackup import statements
 from asyncbackup.errors import LackingError, LimitError, LoadError
 from asyncbackup.model import Difference, DumpScan
 from asyncbackup.postgres.connect import Connection
@@ -18,6 +18,7 @@ from asyncbackup.postgres.properties import quoted
 from asyncbackup.postgres.scratch import IN_PLACE_SINCE, Scratch
 
 _MOST = 64 << 20  # bytes; a hundred thousand roles take a tenth of it
+_ENCODING = b"SET client_encoding = "
 _LOCATION = re.compile(rb"(CREATE TABLESPACE .* LOCATION )'.*';\Z", re.DOTALL)
 _GRANTOR = re.compile(rb"(GRANT .* TO .*?) GRANTED BY .*;\Z", re.DOTALL)
 _MADE = "SELECT rolname FROM pg_catalog.pg_roles WHERE oid >= 16384"
@@ -58,24 +59,25 @@ class Statements:
         """Never called."""
 
 
-async def load(
-    server: Scratch, statements: list[bytes], scan: DumpScan, subject: str
-) -> tuple[Difference, ...]:
+async def load(server: Scratch, found: list[bytes], scan: DumpScan, subject: str) -> tuple[Difference, ...]:
     """Run the statements, and return which of the dump's roles are not there afterwards.
 
-    Everything is removed again. Raises LoadError or LackingError naming the statement that failed.
+    Everything is removed again; where something stopped it, the server is given up. Raises LoadError or
+    LackingError naming the statement that failed.
     """
     if scan.tablespaces and server.cluster.version.major < IN_PLACE_SINCE:
         lacking = tuple(f"tablespace {name}" for name in scan.tablespaces)
         raise LackingError(f"{subject}: the server lacks {', '.join(lacking)}", lacking=lacking)
-    async with server.connect() as connected:
-        try:
+    try:
+        async with server.connect() as connected:
             if scan.tablespaces:
                 await connected.execute("SET allow_in_place_tablespaces = on")
-            await _run(connected, statements, subject)
+            await _run(connected, found, statements.codec(scan.encoding), subject)
             made = {row[0] for row in await connected.fetch(_MADE)}
-        finally:
-            await _remove(server)
+        await _remove(server)
+    except BaseException:
+        server.give_up()
+        raise
     return tuple(
         Difference(kind="role", name=role, expected="a role", found="none")
         for role in scan.roles
@@ -83,11 +85,19 @@ async def load(
     )
 
 
-async def _run(connected: Connection, statements: list[bytes], subject: str) -> None:
-    for number, statement in enumerate(statements, 1):
+async def _run(connected: Connection, found: list[bytes], codec: str, subject: str) -> None:
+    for number, statement in enumerate(found, 1):
+        if statement.startswith(_ENCODING):
+            continue  # it goes as text, which has none
         changed = _GRANTOR.sub(rb"\1;", _LOCATION.sub(rb"\1'';", statement))
         try:
-            await connected.execute(changed.decode("utf-8", "replace"))
+            await connected.execute(changed.decode(codec))
+        except asyncpg.PostgresConnectionError:
+            raise
+        except UnicodeDecodeError as error:
+            raise LoadError(
+                f"{subject}: statement {number} of the globals is not valid in {codec}"
+            ) from error
         except asyncpg.PostgresError as error:
             # The statement itself may hold a password.
             said = f"{subject}: statement {number} of the globals failed: {error}"
@@ -103,10 +113,6 @@ async def _remove(server: Scratch) -> None:
             await connected.execute(f"DROP TABLESPACE {quoted(row[0])}")
         roles = [quoted(row[0]) for row in await connected.fetch(_MADE)]
         for role in roles:
-            with contextlib.suppress(asyncpg.UndefinedObjectError):
-                await connected.execute(f"DROP OWNED BY {role}")
+            await connected.execute(f"DROP OWNED BY {role}")
         if roles:
             await connected.execute(f"DROP ROLE {', '.join(roles)}")
-    server.roles.clear()
-    server.superusers.clear()
-    server.tablespaces.clear()

@@ -1,8 +1,10 @@
 r"""Loading a dump by psql: the same way for a test and for a real restore.
 
-psql gets the file's SQL through a pipe, from a thread that reads, checks and unpacks it on the way. The
-pipe is closed, which tells psql that all is well and to commit, only when the file was read to its end
-and accepted; before that, psql is killed first.
+psql gets the file's SQL through a pipe, from a thread that reads, checks and unpacks it on the way: only
+what the scanner has understood, nothing from the first thing on that no dump of pg_dump's has, and none of
+psql's own commands. It runs under a \restrict of our own, whose key nobody knows, so that it would refuse
+those, too. The pipe is closed, which tells psql that all is well and to commit, only when the file was read
+to its end and accepted; before that, psql is killed first.
 """
 
 import asyncio
@@ -10,6 +12,7 @@ import contextlib
 import fcntl
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -19,10 +22,10 @@ from pathlib import Path
 from pwd import struct_passwd
 
 from asyncbackup.errors import AsyncbackupError, LackingError, LoadError
-from asyncbackup.model import Manifest, Secret
+from asyncbackup.model import Manifest, PgVersion, Secret
 from asyncbackup.postgres.connect import passfile
 from asyncbackup.postgres.failures import classify
-from asyncbackup.process import Child, spawn
+from asyncbackup.process import Child, Network, spawn
 from asyncbackup.retelling import WithoutTablespaces
 from asyncbackup.stream import PIPE_SIZE, Progress
 from asyncbackup.threads import in_thread, see_through
@@ -33,6 +36,7 @@ _HEADER = 4096  # bytes in which that line stands, if it does
 _ERROR = re.compile(r"^psql:<stdin>:(?P<line>\d+): (?:error: )?(?P<said>(?:ERROR|FATAL|PANIC):  .*)$")
 _WHERE = re.compile(r"^CONTEXT:  (?P<where>COPY .*?, line \d+(?:, column [^:]*)?)")
 _SCRIPT_FAILED = 3
+_RESTRICT_SINCE = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}  # minor by major; all newer ones do
 _SLOTS_USED = 0.7
 _LOCKS_OF_A_TABLE = 3  # itself, its TOAST table, and that one's index
 _TABLE_GUESS = 8  # locks of a table of which only its rows are known: indexes, a sequence
@@ -73,6 +77,8 @@ class Door:
     password: Secret | None = None
     account: struct_passwd | None = None
     """Whom psql runs as; None for ourselves."""
+    network: Network = Network.OURS
+    """What psql has of the network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +95,12 @@ Rewrite = Callable[[Callable[[bytes | memoryview], object]], WithoutTablespaces]
 """Makes a tap of what writes to psql."""
 
 
+def restricts(psql: PgVersion) -> bool:
+    r"""Whether a psql knows `\restrict`."""
+    since = _RESTRICT_SINCE.get(psql.major)
+    return psql.major > max(_RESTRICT_SINCE) or (since is not None and psql.minor >= since)
+
+
 def _nothing(_unpacked: Unpacked) -> None:
     """Accept whatever was read."""
 
@@ -102,16 +114,18 @@ async def load(
     one_transaction: bool,
     older_server: bool = False,
     go_on: bool = False,
+    restrict: bool = True,
     rewrite: Rewrite | None = None,
     progress: Progress,
     executor: Executor,
     accept: Callable[[Unpacked], None] = _nothing,
 ) -> Loaded:
-    """Load a backup into a fresh database.
+    r"""Load a backup into a fresh database.
 
     `older_server` leaves out the one header line that servers before 17 do not know. `go_on` goes on after
-    errors, and returns them. `rewrite` tells psql something else than the dump. `accept` is called with what
-    was read, before psql learns of the end, and may raise.
+    errors, and returns them. `restrict` is False for a psql that is too old to know `\restrict`. `rewrite`
+    tells psql something else than the dump. `accept` is called with what was read, before psql learns of the
+    end, and may raise.
 
     Raises LoadError, LackingError, or another kind that psql's complaint tells of.
     """
@@ -124,7 +138,7 @@ async def load(
     reader, sink = _pipe()
 
     def feed() -> Unpacked | None:
-        return _feed(source, sink, progress, accept, rewrite, older_server=older_server)
+        return _feed(source, sink, progress, accept, rewrite, older_server=older_server, restrict=restrict)
 
     feeding: asyncio.Future[Unpacked | None] | None = None
     try:
@@ -135,6 +149,7 @@ async def load(
                 stdin=reader,
                 pass_fds=descriptors,
                 account=door.account,
+                network=door.network,
             ) as child:
                 reader.close()
                 feeding = asyncio.ensure_future(in_thread(executor, feed))
@@ -170,24 +185,29 @@ def _feed(
     rewrite: Rewrite | None,
     *,
     older_server: bool,
+    restrict: bool,
 ) -> Unpacked | None:
     """Write the SQL to psql; None means that it ended before the dump did."""
-    first = True
+    told_of = 0
 
     def write(piece: bytes | memoryview) -> None:
         rest = memoryview(piece)
         while rest:
             rest = rest[sink.write(rest) :]
 
-    def write_all(piece: bytes) -> None:
-        nonlocal first
-        if first and older_server and 0 <= piece.find(_TOO_NEW) < _HEADER:
-            piece = piece.replace(_TOO_NEW, b"", 1)
-        first = False
-        write(piece)
+    def write_all(piece: memoryview) -> None:
+        nonlocal told_of
+        if older_server and told_of < _HEADER:
+            text = bytes(piece)
+            write(text.replace(_TOO_NEW, b"", 1) if 0 <= text.find(_TOO_NEW) < _HEADER else text)
+        else:
+            write(piece)
+        told_of += len(piece)
 
     try:
         if rewrite is None:
+            if restrict:
+                write(f"\\restrict {secrets.token_hex(16)}\n".encode())
             unpacked = unpack(source, progress, sink=write_all)
         else:
             told = rewrite(write)

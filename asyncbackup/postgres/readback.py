@@ -30,7 +30,7 @@ from asyncbackup.unpack import Unpacked
 
 Connect = Callable[[], AbstractAsyncContextManager[Connection]]
 
-# pg_dump's own settings, and those that CONTRACT and command line give it (see connect.SESSION).
+# pg_dump's own settings, and those that it is given (connect.SESSION).
 _SESSION = """
 SET search_path = ''; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC';
 SET bytea_output = 'hex'; SET extra_float_digits = 3; SET synchronize_seqscans = off; SET row_security = off;
@@ -45,6 +45,12 @@ FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted(nspname, relname, 
 JOIN pg_catalog.pg_namespace n ON n.nspname = wanted.nspname
 JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.relname
 """
+_VIEW = """
+DO $do$ BEGIN
+  EXECUTE 'CREATE VIEW pg_temp.asyncbackup AS ' || pg_catalog.convert_from('\\x{}', 'SQL_ASCII');
+END $do$
+"""
+_NONE = "SQL_ASCII"
 _BATCH = 500
 
 
@@ -145,7 +151,7 @@ async def compare(connect: Connect, expected: Expected, level: Level, *, jobs: i
         if expected.object_counts:
             await _objects(connected, expected.object_counts, findings)
         if level is Level.CONTENT:
-            await _sequences(connected, expected.sequences, findings)
+            await _sequences(connected, expected, findings)
             findings.differences += await large_objects.differences(connected, expected.large_objects)
     there = []
     for relation in relations:
@@ -165,10 +171,33 @@ async def compare(connect: Connect, expected: Expected, level: Level, *, jobs: i
 async def _session(connect: Connect, encoding: str) -> AsyncIterator[Connection]:
     async with connect() as connected:
         await connected.execute(_SESSION)
-        if encoding == "SQL_ASCII":
+        if encoding == _NONE:
             # Names are any bytes there, which the manifest holds as LATIN1; the server converts nothing.
             await connected.execute("SET client_encoding = 'LATIN1'")
         yield connected
+
+
+@asynccontextmanager
+async def _sendable(connected: Connection, query: str, encoding: str) -> AsyncIterator[str]:
+    """Yield the query as it can be sent: asyncpg writes UTF-8, whatever the session's encoding is.
+
+    A name that is no UTF-8, as SQL_ASCII allows, is told the server by number, in a view that never was.
+    """
+    if encoding != _NONE or query.isascii():
+        yield query
+        return
+    name = query.encode("latin-1")
+    try:
+        sendable = name.decode("utf-8")
+    except UnicodeDecodeError:
+        await connected.execute("BEGIN READ WRITE")
+        try:
+            await connected.execute(_VIEW.format(name.hex()))
+            yield "SELECT * FROM pg_temp.asyncbackup"
+        finally:
+            await connected.execute("ROLLBACK")
+    else:
+        yield sendable
 
 
 async def _relations(connected: Connection, blocks: Iterable[CopyBlock]) -> list[_Relation]:
@@ -203,25 +232,29 @@ async def _tables(
         async with _session(connect, encoding) as connected:
             for relation in waiting:
                 if level is Level.ROWS:
-                    await _count(connected, relation, findings)
+                    await _count(connected, relation, encoding, findings)
                 else:
                     await _read(connected, relation, encoding, findings)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(jobs, len(relations))):
-            group.create_task(work())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(jobs, len(relations))):
+                group.create_task(work())
+    except BaseExceptionGroup as several:
+        raise several.exceptions[0] from None
 
 
-async def _count(connected: Connection, relation: _Relation, findings: _Findings) -> None:
+async def _count(connected: Connection, relation: _Relation, encoding: str, findings: _Findings) -> None:
     query = f"SELECT count(*) FROM ({relation.select('1')}) AS counted"  # noqa: S608 - quoted names
-    rows = await connected.fetchval(query)
+    async with _sendable(connected, query, encoding) as sendable:
+        rows = await connected.fetchval(sendable)
     findings.rows += rows
     findings.differs("rows", _name(relation.table), relation.rows, rows)
 
 
 async def _read(connected: Connection, relation: _Relation, encoding: str, findings: _Findings) -> None:
     if not relation.blocks[0].columns:  # COPY cannot select nothing
-        await _count(connected, relation, findings)
+        await _count(connected, relation, encoding, findings)
         return
     digest, rows = blake3(), 0
 
@@ -247,9 +280,10 @@ async def _copy(
     findings: _Findings,
 ) -> bool:
     """Read a table as pg_dump would; a column that is not there is a difference, and False."""
-    in_encoding = None if encoding == "SQL_ASCII" else encoding
+    in_encoding = None if encoding == _NONE else encoding
     try:
-        await connected.copy_from_query(relation.select(), output=take, format="text", encoding=in_encoding)
+        async with _sendable(connected, relation.select(), encoding) as query:
+            await connected.copy_from_query(query, output=take, format="text", encoding=in_encoding)
     except asyncpg.UndefinedColumnError as error:
         columns = ", ".join(relation.blocks[0].columns)
         findings.differs("table", _name(relation.table), f"the columns {columns}", str(error))
@@ -282,7 +316,8 @@ async def _objects(connected: Connection, expected: Mapping[str, int], findings:
         findings.differs("objects", kind, expected.get(kind, 0), found.get(kind, 0))
 
 
-async def _sequences(connected: Connection, sequences: Sequence[SequenceValue], findings: _Findings) -> None:
+async def _sequences(connected: Connection, expected: Expected, findings: _Findings) -> None:
+    sequences = expected.sequences
     tables = [(one.schema, one.name) for one in sequences]
     there = set()
     for begin in range(0, len(tables), _BATCH):
@@ -296,10 +331,12 @@ async def _sequences(connected: Connection, sequences: Sequence[SequenceValue], 
     for begin in range(0, len(values), _BATCH):
         part = values[begin : begin + _BATCH]
         query = " UNION ALL ".join(
-            f"SELECT {i}, last_value, is_called FROM {quoted(one.schema)}.{quoted(one.name)}"  # noqa: S608
+            f"SELECT {i} AS i, last_value, is_called FROM {quoted(one.schema)}.{quoted(one.name)}"  # noqa: S608
             for i, one in enumerate(part)
         )
-        for i, last_value, is_called in await connected.fetch(query):
+        async with _sendable(connected, query, expected.encoding) as sendable:
+            rows = await connected.fetch(sendable)
+        for i, last_value, is_called in rows:
             wanted = (part[i].last_value, part[i].is_called)
             if wanted != (last_value, is_called):
                 name = _name((part[i].schema, part[i].name))

@@ -21,8 +21,8 @@ RANKS: dict[str, float] = {
     "postgres.folders": 4, "postgres.versions": 4, "postgres.failures": 4, "postgres.client": 4.1, "postgres.handshake": 4.1, "postgres.connect": 4.2, "postgres.datadir": 4.2, "postgres.cluster": 4.3,
     "postgres.facts": 4.3, "postgres.dump": 4.3, "postgres.globals": 4.6, "postgres.load": 4.4, "postgres.readback": 4.4, "postgres.large_objects": 4.3, "postgres.indexes": 4.4, "postgres.scratch": 4.5, "postgres.parallel": 4.5, "postgres.properties": 4.3, "postgres.swap": 4.4, "postgres.target": 4.5,
     "targets.*": 4, "notifiers.*": 4,
-    "prune": 5, "check": 3.3,
-    "survey": 5, "tools": 5, "tries": 5.1, "journey": 6, "backup": 6.1, "trial": 6, "candidates": 5, "verify": 6.1, "selection": 5, "roles": 5, "restoration": 6, "preflight": 6.1, "halfmade": 6.1, "restore": 6.2,
+    "prune": 5, "check": 3.3, "reading": 3.3, "allowance": 1,
+    "survey": 5, "tools": 5, "servers": 5, "tries": 5.1, "journey": 6, "backup": 6.1, "trial": 6, "candidates": 5, "verify": 6.1, "selection": 5, "roles": 5, "restoration": 6, "preflight": 6.1, "halfmade": 6.1, "restore": 6.2,
     "service": 7,
     "samples.*": 7, "demo": 8,
     "cli.text": 8, "cli.logs": 8, "cli.display": 8.1, "cli.render": 8.1, "cli.findings": 8.1, "cli.session": 8.2, "cli.pruning": 8.3, "cli.restoring": 8.3, "cli.verifying": 8.3, "cli.checking": 8.3,
@@ -34,7 +34,7 @@ LINES = 350
 # Lines that a module may have beyond the rest, and why.
 LONGER = {
     "model": 480,  # a list of nouns without behaviour, in one place by design
-    "scanner": 430,  # one state machine, whose steps are read together
+    "scanner": 440,  # one state machine, whose steps are read together
 }
 VAGUE = {"utils", "helpers", "manager", "base"}
 
