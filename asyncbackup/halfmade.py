@@ -21,7 +21,7 @@ from asyncbackup.threads import see_through
 
 AGAIN = 1.0
 """Seconds between two tries to reach a server that does not answer."""
-PATIENCE = 15.0
+PATIENCE = 5.0
 """Seconds in which it should, when something is left to be removed there."""
 
 
@@ -58,6 +58,8 @@ class Run:
     started: float = field(default_factory=time.monotonic)
     warnings: list[str] = field(default_factory=list)
     made_roles: list[str] = field(default_factory=list)
+    admin: swap_of.Identity | None = None
+    """The session that holds the lock, makes the database and swaps it."""
     committing: bool = False
     restored: Restored | None = None
     """Set as soon as the new database is in place, whatever comes afterwards."""
@@ -116,10 +118,12 @@ async def _remove(run: Run) -> None:
     while True:
         try:
             async with run.session() as connected:
+                if run.admin is not None:  # it may still be making what is to be dropped
+                    await swap_of.end_session(connected, run.admin)
                 await swap_of.drop(connected, run.plan.restoring)
                 await _drop_roles(run, connected)
                 return
-        except (AsyncbackupError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        except (AsyncbackupError, *swap_of.TROUBLE):
             if time.monotonic() > end:
                 run.left = (run.plan.restoring, *run.made_roles)
                 return

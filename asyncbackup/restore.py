@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import asyncpg
-
 from asyncbackup import multiset
 from asyncbackup.errors import AsyncbackupError, DamagedError, LoadError, RefusedError, StorageError
 from asyncbackup.halfmade import AGAIN, PATIENCE, Restored, Run, half_made, make
@@ -112,6 +110,7 @@ async def _restore(run: Run) -> Restored:
     async with run.session() as admin:
         with mapped(run.target):
             run.enter("locking")
+            run.admin = await swap_of.identity(admin)
             await swap_of.lock(admin, run.target.dbname, str(run.target))
             for name in await swap_of.leftovers(admin, run.target.dbname):
                 await swap_of.drop(admin, name)
@@ -124,7 +123,7 @@ async def _restore(run: Run) -> Restored:
                     compared = await _compare(run, loaded)
                     await _analyze(run)
                 await _swap(run, admin, loaded, compared)
-            return await _afterwards(run, admin)
+            return await _afterwards(run)
 
 
 async def _unchanged(run: Run, admin: Connection) -> None:
@@ -237,7 +236,7 @@ async def _analyze(run: Run) -> None:
     try:
         async with run.session(run.plan.restoring) as connected:
             await connected.execute("ANALYZE")
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, AsyncbackupError, OSError) as error:
+    except (AsyncbackupError, *swap_of.TROUBLE) as error:
         run.warn(f"ANALYZE failed, run it by hand: {error}")
 
 
@@ -280,24 +279,25 @@ async def _swap(run: Run, admin: Connection, loaded: Loaded, compared: readback.
             in_place(await swap_of.swap(admin, second, wanted, committing))
         except BaseException as error:
             # COMMIT was sent, and its answer was not seen: only the server knows.
-            if not run.committing:
+            if not run.committing or run.admin is None:
                 raise
             name = await see_through(
-                asyncio.ensure_future(swap_of.settled(run.session, oid, int(PATIENCE / AGAIN)))
+                asyncio.ensure_future(swap_of.settled(run.session, oid, run.admin, int(PATIENCE / AGAIN)))
             )
+            interrupted = isinstance(error, asyncio.CancelledError)
             if name == run.target.dbname:
-                in_place(["the connection broke at the very end; what was set besides names is not known"])
-            if name is None and not isinstance(error, asyncio.CancelledError):
+                in_place([] if interrupted else ["the connection broke at the very end, after the swap"])
+            if name is None and not interrupted:
                 raise AsyncbackupError(
                     f"{run.target}: the server went away while the swap was committed; if there is a database"
                     f" {plan.kept or run.target.dbname}, it was done, else not",
                     hint="look, once the server is back",
                 ) from error
-            if run.restored is None or isinstance(error, asyncio.CancelledError):
+            if run.restored is None or interrupted:
                 raise
 
 
-async def _afterwards(run: Run, admin: Connection) -> Restored:
+async def _afterwards(run: Run) -> Restored:
     """Drop the old database if that was wanted and nothing had to be put up with."""
     restored = run.restored
     assert restored is not None  # noqa: S101 - it is in place
@@ -306,11 +306,12 @@ async def _afterwards(run: Run, admin: Connection) -> Restored:
             run.warn(f"the old database stays as {restored.kept}, since the new one is not whole")
         else:
             try:
-                if run.plan.target.present and run.plan.target.present.properties.is_template:
-                    await admin.execute(f"ALTER DATABASE {quoted(restored.kept)} IS_TEMPLATE false")
-                await swap_of.drop(admin, restored.kept)
+                async with run.session() as connected:
+                    if run.plan.target.present and run.plan.target.present.properties.is_template:
+                        await connected.execute(f"ALTER DATABASE {quoted(restored.kept)} IS_TEMPLATE false")
+                    await swap_of.drop(connected, restored.kept)
                 restored = replace(restored, kept="")
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except (AsyncbackupError, *swap_of.TROUBLE) as error:
                 run.warn(f"the old database could not be dropped, and stays as {restored.kept}: {error}")
     run.restored = replace(
         restored,

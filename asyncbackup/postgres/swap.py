@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import asyncpg
 
@@ -28,6 +29,12 @@ _FORCE_SINCE = 13
 _LOOK = 0.03  # seconds between two rounds of ending sessions
 _PAUSE = 0.2
 _AGAIN = 1.0
+_ENDING = 60.0  # seconds that a session may take to end
+TROUBLE = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""What a server, or the way to it, answers a statement with."""
+Identity = tuple[int, datetime]
+"""A session's process id, and when it began."""
+
 _IN_THE_WAY = (
     asyncpg.ObjectInUseError,
     asyncpg.LockNotAvailableError,
@@ -43,6 +50,10 @@ _LEFTOVERS = r"""
 SELECT datname::text FROM pg_catalog.pg_database
 WHERE left(datname::text, length($1)) = $1 AND substr(datname::text, length($1) + 1) ~ '\A[0-9a-f]{8}\Z'
 ORDER BY datname
+"""
+_END = """
+SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity
+WHERE pid = $1 AND backend_start = $2
 """
 _LOCK = "SELECT pg_catalog.pg_try_advisory_lock($1)"
 # Advisory locks belong to a database, and another restore may not have been able to use the same one.
@@ -282,12 +293,34 @@ async def _end_sessions(connected: Connection, oids: Collection[int]) -> dict[in
 
 
 async def settled(
-    connect: Callable[[], contextlib.AbstractAsyncContextManager[Connection]], oid: int, attempts: int
+    connect: Callable[[], contextlib.AbstractAsyncContextManager[Connection]],
+    oid: int,
+    before: Identity,
+    attempts: int,
 ) -> str | None:
-    """Return what a database is called, once its server answers again; None when it does not for long."""
+    """Return what a database is called once the session that renamed it has ended; None if none can tell."""
     for _ in range(attempts):
-        with contextlib.suppress(AsyncbackupError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with contextlib.suppress(AsyncbackupError, *TROUBLE):
             async with connect() as connected:
+                await end_session(connected, before)
                 return await name_of(connected, oid) or ""
         await asyncio.sleep(_AGAIN)
     return None
+
+
+async def identity(connected: Connection) -> Identity:
+    """Return which session this is; no other one of the server ever was or will be the same."""
+    row = await connected.fetchrow(
+        "SELECT pid, backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()"
+    )
+    assert row is not None  # noqa: S101 - the session that asks is there
+    return row["pid"], row["backend_start"]
+
+
+async def end_session(connected: Connection, which: Identity) -> None:
+    """End a session, and wait until it has: what it was doing is then done or undone."""
+    end = time.monotonic() + _ENDING
+    while True:
+        if not await connected.fetchval(_END, *which) or time.monotonic() > end:
+            return
+        await asyncio.sleep(_LOOK)
