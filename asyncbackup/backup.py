@@ -1,6 +1,7 @@
 """A run: every configured database, many at once; one that fails never stops another."""
 
 import asyncio
+import errno
 import os
 import secrets
 import time
@@ -9,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from asyncbackup import conf, dbspec, inventory, journey, locks, naming, records, retention
+from asyncbackup import conf, dbspec, descriptors, inventory, journey, locks, naming, records, retention
 from asyncbackup.errors import AsyncbackupError, ConnectError, Exit, LockedError, StalledDumpError
 from asyncbackup.events import Events
 from asyncbackup.model import GLOBALS, DatabaseSpec, Outcome, Report, Status
@@ -29,6 +30,8 @@ open files stay few."""
 
 _WARNINGS = 20
 """What is kept and logged of a database's warnings; all of them stand in its manifest."""
+
+_OPEN_FILES = "raise the limit on open files (ulimit -n), or lower MAX_CONCURRENT_DUMPS"
 
 _INTERRUPTED = {"error": "interrupted", "category": "interrupted", "warnings": []}
 
@@ -172,9 +175,10 @@ async def _all(
     of_globals: Sequence[DatabaseSpec],
     board: Board,
 ) -> tuple[tuple[Outcome, ...], tuple[Outcome, ...]]:
-    slots = Slots(
-        settings.max_concurrent_dumps, settings.max_concurrent_dumps_per_server, _PUBLISHING_AT_ONCE
-    )
+    dumps_at_once = descriptors.affordable(settings.max_concurrent_dumps)
+    if dumps_at_once < settings.max_concurrent_dumps:
+        tools.run_events.warning("run.limited", dumps=dumps_at_once, hint=_OPEN_FILES)
+    slots = Slots(dumps_at_once, settings.max_concurrent_dumps_per_server, _PUBLISHING_AT_ONCE)
     order = list(fleet.databases)
     if settings.backup_order == "largest":
         order.sort(key=lambda spec: -fleet.sizes.get(spec, 0))
@@ -222,7 +226,10 @@ async def _attempt(under_way: Journey, tools: Tools, found: inventory.Inventory)
     except Exception as error:  # noqa: BLE001 - one database never stops another
         if isinstance(error, ConnectError):
             tools.unreachable.add(spec.server)
-        error = _late(spec, tools, error) if under_way.clock.expired() else error
+        if under_way.clock.expired():
+            error = _late(spec, tools, error)
+        elif isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
+            error = AsyncbackupError(f"{spec}: too many open files", hint=_OPEN_FILES)
         outcome = _failed(spec, error, tuple(under_way.warnings[:_WARNINGS]), _since(under_way))
         _tell_failure(outcome, error, under_way.stage, events)
         return outcome

@@ -4,12 +4,14 @@ Host, port, database and credentials are the configuration's; everything else (T
 libpq's own: its variables, its service and pass files, its defaults.
 """
 
+import asyncio
 import contextlib
 import os
 import pwd
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 from urllib.parse import quote
 
 import asyncpg
@@ -39,6 +41,7 @@ _INHERITED = {
     "HOME", "PATH", "LD_LIBRARY_PATH", "KRB5CCNAME", "KRB5_CONFIG", "SSL_CERT_FILE", "SSL_CERT_DIR",
 }  # fmt: skip
 _MEMFD_MODE = 0o600
+_NEXT_ADDRESS = 0.25  # seconds until the next address of a name is tried, too
 _ANSWER = 120.0  # seconds; the catalogs of 100,000 tables are counted in a few
 JIT_SINCE = 11
 
@@ -143,6 +146,22 @@ def passfile(password: Secret | None) -> Iterator[tuple[dict[str, str], tuple[in
         os.close(descriptor)
 
 
+class _Eager:
+    """An event loop that tries all addresses of a name, so that one that is dead does not cost all the time.
+
+    asyncpg asks for one after the other within a single limit; libpq gives each a limit of its own.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the loop has
+        return getattr(self._loop, name)
+
+    async def create_connection(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        return await self._loop.create_connection(*arguments, **options, happy_eyeballs_delay=_NEXT_ADDRESS)
+
+
 @contextlib.asynccontextmanager
 async def connection(endpoint: Endpoint, *, answer: float | None = _ANSWER) -> AsyncIterator[Connection]:
     """Connect by asyncpg for the length of the block; wrap in `mapped` what asks the server there.
@@ -173,6 +192,7 @@ async def connection(endpoint: Endpoint, *, answer: float | None = _ANSWER) -> A
             ssl=ssl.create_default_context() if os.environ.get("PGSSLROOTCERT") == "system" else None,
             statement_cache_size=0,  # works through poolers, too
             server_settings={"application_name": APPLICATION_NAME},
+            loop=cast("asyncio.AbstractEventLoop", _Eager(asyncio.get_running_loop())),
         )
     try:
         yield connected
@@ -224,7 +244,7 @@ _MEANINGS: tuple[tuple[tuple[type[Exception], ...], type[AsyncbackupError], str]
 
 
 @contextlib.contextmanager
-def mapped(spec: DatabaseSpec) -> Iterator[None]:
+def mapped(spec: DatabaseSpec | str) -> Iterator[None]:
     """Turn asyncpg's failures, and those of the network, into our own kinds."""
     try:
         yield

@@ -1,5 +1,6 @@
 """Whole journeys on real servers: what was backed up is what was there, and loads with plain psql."""
 
+import contextlib
 import dataclasses
 import gzip
 import json
@@ -561,6 +562,46 @@ def test_a_standby(site: Site, pg15: Postgres, on15: Databases, standby: Postgre
     # On the primary, the table has its row.
     there = site.use(pg15).configure(source).good().manifest
     assert (there.in_recovery, there.unlogged, there.rows) == (False, (), 101)
+
+
+def test_f16_a_standby_that_cancels_a_dump_to_keep_up(
+    site: Site, on15: Databases, standby: Postgres, tmp_path: Path
+) -> None:
+    rows = 60_000
+    source = on15(sql=f"CREATE TABLE t AS SELECT i AS a, repeat(md5(i::text), 6) AS b FROM generate_series(1, {rows}) i")  # fmt: skip
+
+    def replayed(lsn: str) -> bool:
+        return standby.query("postgres", f"SELECT pg_last_wal_replay_lsn() >= '{lsn}'") == "t"
+
+    def written() -> str:
+        return source.query("SELECT pg_current_wal_lsn()")
+
+    standby.psql("postgres", "ALTER SYSTEM SET max_standby_streaming_delay = 0; SELECT pg_reload_conf()")
+    before = written()
+    wait_for(lambda: replayed(before), "replay")
+    ready, go = tmp_path / "ready", tmp_path / "go"
+    held = wrapper(
+        tmp_path / "held",
+        standby.bindir,
+        f'[ -e {go} ] && exec "$REAL" "$@"; set -o pipefail; "$REAL" "$@" | (head -c 300000; touch {ready}; {until(go)}; cat)',
+    )
+    site.use(standby, DUMP_RETRIES="2").configure(standby.spec(source.name))
+    child = site.start(PG_BINDIRS=f"{held}")
+    wait_for(ready.exists, "the dump")
+    # What the dump has not read yet is taken away under its hands.
+    source.psql("DELETE FROM t WHERE a % 2 = 0")
+    before = written()
+    source.psql("VACUUM t")
+    after = written()
+    # It gets past that as soon as the dump is cancelled, which a dump that cannot write may not notice yet.
+    with contextlib.suppress(AssertionError):
+        wait_for(lambda: replayed(after), "replay", 3)
+    go.touch()
+    done = site.end(child)
+    assert done.returncode == 0, done.stderr
+    assert "conflict with recovery" in done.named("backup.retried")[0]["error"]
+    assert (done.manifest.rows, done.manifest.in_recovery) == (rows // 2, True)
+    site.check(done)
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])
