@@ -12,7 +12,9 @@ are copied to where it can.
 
 import asyncio
 import importlib.util
-import secrets
+import mmap
+import os
+import re
 import signal
 import socket
 import tempfile
@@ -24,11 +26,11 @@ from pwd import struct_passwd
 from typing import IO
 
 import asyncpg
-from asyncpg.connect_utils import SessionAttribute
 
 from asyncbackup.errors import ClientError
 from asyncbackup.model import PgVersion, Secret
 from asyncbackup.postgres import datadir, folders
+from asyncbackup.postgres import superuser as superusers
 from asyncbackup.postgres.datadir import TEMPLATE_SUPERUSER, Site
 from asyncbackup.process import Child, Network, Stop, spawn, without_network
 from asyncbackup.threads import in_thread
@@ -49,7 +51,10 @@ THROW_AWAY: Mapping[str, str] = {
 
 SCRATCH: Mapping[str, str] = {
     "shared_preload_libraries": "",
-    "restart_after_crash": "on",  # a dump that crashes its backend does not end the others' server
+    # A dump that crashes its backend ends everybody's session, but neither the server nor what others
+    # have committed: that is written, though not synced, when the commit returns.
+    "restart_after_crash": "on",
+    "synchronous_commit": "on",
     "max_connections": "50",
     "max_locks_per_transaction": "1024",  # a dump of some thousand tables in one transaction
     "max_worker_processes": "4",
@@ -126,6 +131,17 @@ class Cluster:
         said = datadir.tail(self.log)
         return ClientError(f"the throw-away PostgreSQL server ended by itself, with status {status}: {said}")
 
+    def crashes(self) -> int:
+        """Return how often a backend crashed, and all sessions with it; blocking.
+
+        What was committed is there again, but unlogged tables are empty.
+        """
+        with self.log.open("rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                return 0
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+                return sum(1 for _ in re.finditer(rb"all server processes terminated; reinitializing", text))
+
     def usage(self) -> int:
         """Return the bytes on disk of everything that the server writes in its folder; blocking."""
         return folders.usage(self.datadir) + folders.usage(self.log)
@@ -136,8 +152,12 @@ class Cluster:
         return sum(map(folders.usage, (self.datadir / "base" / f"{database_oid}", *spread)))
 
     async def connect(self, dbname: str = "postgres") -> "asyncpg.Connection[asyncpg.Record]":
-        """Connect as superuser, by the socket."""
-        return await _connect(self.socket, self.port, self.user, dbname)
+        """Connect as superuser, by the socket.
+
+        Programs that a dump has started may hold the session open, so that closing it politely could
+        take for ever: end it with `terminate`.
+        """
+        return await superusers.connect(self.socket, self.port, self.user, dbname)
 
 
 def embedded_bindirs() -> dict[int, Path]:
@@ -216,18 +236,19 @@ async def cluster(
                 if not (tcp and taken and attempt < _PORT_ATTEMPTS):
                     raise
         folder.namespace = folders.network_of(server.process.pid) if start.network is not Network.OURS else ""
-        if template:
-            await _rename_superuser(start, number, superuser)
-        password = secrets.token_hex(16) if tcp else ""
-        if tcp:
-            await _execute(
-                sockets, number, superuser, f"ALTER ROLE {_identifier(superuser)} PASSWORD '{password}'"
-            )
+        password = Secret("")
+        try:
+            if template:
+                await superusers.rename(sockets, number, TEMPLATE_SUPERUSER, superuser)
+            if tcp:
+                password = await superusers.set_password(sockets, number, superuser)
+        except (OSError, asyncpg.PostgresError) as error:
+            raise site.failure(f"the new PostgreSQL server refused its superuser ({error})") from error
         yield Cluster(
             host=LOOPBACK if tcp else f"{sockets}",
             port=number,
             user=superuser,
-            password=Secret(password),
+            password=password,
             socket=sockets,
             datadir=site.data,
             bindir=bindir,
@@ -282,7 +303,7 @@ class _Start:
     async def _until_ready(self, server: Child, port: int) -> None:
         while server.process.returncode is None:
             try:
-                connection = await _connect(self.sockets, port, self.user, "postgres")
+                connection = await superusers.connect(self.sockets, port, self.user)
             except (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError):
                 await asyncio.sleep(0.02)  # not there yet, or still starting up
             else:
@@ -300,40 +321,6 @@ def _known(setting: str, version: PgVersion) -> bool:
     """Whether a version has this setting."""
     since = _SINCE.get(setting, {0: 0})
     return version.major > max(since) or version.minor >= since.get(version.major, version.minor + 1)
-
-
-async def _rename_superuser(start: _Start, port: int, name: str) -> None:
-    """Give the superuser of a template's copy its name, which takes another: nobody renames himself."""
-    helper = f"helper_{secrets.token_hex(8)}"
-    await _execute(start.sockets, port, start.user, f"CREATE ROLE {helper} SUPERUSER LOGIN")
-    rename = f"ALTER ROLE {_identifier(start.user)} RENAME TO {_identifier(name)}"
-    await _execute(start.sockets, port, helper, rename)
-    await _execute(start.sockets, port, name, f"DROP ROLE {helper}")
-
-
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-async def _execute(sockets: Path, port: int, user: str, sql: str) -> None:
-    connection = await _connect(sockets, port, user, "postgres")
-    try:
-        await connection.execute(sql)
-    finally:
-        await connection.close()
-
-
-async def _connect(sockets: Path, port: int, user: str, dbname: str) -> "asyncpg.Connection[asyncpg.Record]":
-    # Everything is named, so that no PG* variable around us decides anything.
-    return await asyncpg.connect(
-        host=f"{sockets}",
-        port=port,
-        user=user,
-        password="",
-        database=dbname,
-        ssl=False,
-        target_session_attrs=SessionAttribute.any,
-    )
 
 
 def _free_port(wanted: int) -> int:

@@ -25,7 +25,7 @@ from asyncbackup.threads import in_thread
 TEMPLATE_SUPERUSER = "asyncbackup"
 """Who the superuser of a template is, and stays only until the copy runs."""
 
-_HBA = "local all all trust\nhost all all all scram-sha-256\n"
+_HBA = b"local all all trust\nhost all all all scram-sha-256\n"
 _QUIET_SINCE = 14  # initdb's --no-instructions
 _LOG_TAIL = 2000
 # What programs need to be found, and an account without an entry to have one: libnss_wrapper.
@@ -136,16 +136,18 @@ def copy_template(template: Path, version: PgVersion, site: Site) -> None:
         f"--allow-group-access` of PostgreSQL {version.major}, readable to us"
     )
     try:
-        major = (template / "PG_VERSION").read_text("ascii").strip()
-        if major != f"{version.major}":
-            raise ClientError(f"the template {template} is of PostgreSQL {major}", hint=hint)
+        major = (template / "PG_VERSION").read_bytes().strip()
+        if major != b"%d" % version.major:
+            raise ClientError(
+                f"the template {template} is of PostgreSQL {major.decode(errors='replace')}", hint=hint
+            )
         unwanted = shutil.ignore_patterns("postmaster.pid", "postmaster.opts")
         shutil.copytree(
             template, site.data, dirs_exist_ok=True, ignore=unwanted, copy_function=shutil.copyfile
         )
-        (site.data / "pg_hba.conf").write_text(_HBA, "ascii")
+        (site.data / "pg_hba.conf").write_bytes(_HBA)
         _hand_over(site.data, site.account)
-    except (OSError, shutil.Error, ValueError) as error:
+    except (OSError, shutil.Error) as error:
         raise ClientError(f"cannot copy the template {template}: {error}", hint=hint) from error
 
 

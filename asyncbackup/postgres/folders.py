@@ -116,21 +116,20 @@ def network_of(pid: int) -> str:
 
 
 def usage(path: Path) -> int:
-    """Return the bytes that a tree or a file takes on disk, as far as it is there; blocking."""
-    total = 0
-    pending = [f"{path}"]
+    """Return the bytes that a file or tree takes on disk, as far as it is there and open to us; blocking."""
+    try:
+        total = path.lstat().st_blocks
+    except OSError:
+        return 0
+    pending = [f"{path}"] if path.is_dir() else []
     while pending:
-        try:
-            with os.scandir(pending.pop()) as entries:
-                for entry in entries:
-                    with contextlib.suppress(FileNotFoundError):
-                        if entry.is_dir(follow_symlinks=False):
-                            pending.append(entry.path)
-                        total += entry.stat(follow_symlinks=False).st_blocks
-        except FileNotFoundError:
-            continue  # a server removes files all the time
-        except NotADirectoryError:
-            total += path.lstat().st_blocks
+        # A server removes files all the time, and a program of a dump's may close a folder.
+        with contextlib.suppress(FileNotFoundError, PermissionError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                    total += entry.stat(follow_symlinks=False).st_blocks
     return total * _BLOCK
 
 
@@ -169,7 +168,8 @@ def _claim(path: Path) -> int | None:
     except FileNotFoundError:
         return None
     except OSError:
-        path.rmdir()
+        with contextlib.suppress(OSError):
+            path.rmdir()
         raise
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -229,7 +229,8 @@ def _clear(path: Path, namespace: str = "") -> None:
             else:
                 entry.unlink(missing_ok=True)
     (path / _LOCK).unlink(missing_ok=True)
-    path.rmdir()
+    with contextlib.suppress(FileNotFoundError):  # without a lock, a sweep removes it, too
+        path.rmdir()
 
 
 def _open_up(path: Path) -> None:

@@ -10,8 +10,6 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,61 +20,25 @@ from asyncbackup import process
 from asyncbackup.errors import ClientError
 from asyncbackup.postgres import cluster as module
 from asyncbackup.postgres.cluster import Cluster, cluster, embedded_bindirs
+from tests.processes import alive, empty_place, gone, processes_naming, status
 from tests.servers import Database, Postgres, bindir_of
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root's servers run as somebody else")
-
-
-def processes_naming(text: str) -> list[str]:
-    """Return the command lines of living processes that name a path."""
-    lines = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if text in line:
-            lines.append(line)
-    return lines
 
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def status(pid: int) -> dict[str, list[str]]:
-    """Return what the kernel says about a process, by the names of proc(5)."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return {name: words.split() for name, _, words in (line.partition(":") for line in lines)}
-
-
 def environment(pid: int) -> bytes:
     return Path(f"/proc/{pid}/environ").read_bytes()
-
-
-def alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
-
-
-def gone(condition: Callable[[], object], seconds: float = 10) -> bool:
-    """Wait until something is no more."""
-    end = time.monotonic() + seconds
-    while condition() and time.monotonic() < end:
-        time.sleep(0.02)
-    return not condition()
 
 
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A folder that an unprivileged user may pass through, as pytest's own may not be; empty at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="asyncbackup-test-"))
-    folder.chmod(0o755)
-    try:
+    with empty_place() as folder:
         yield folder
-        assert list(folder.iterdir()) == []
-        assert processes_naming(f"{folder}") == []
-    finally:
-        shutil.rmtree(folder)
 
 
 @pytest.fixture

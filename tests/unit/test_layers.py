@@ -18,7 +18,7 @@ RANKS: dict[str, float] = {
     "statements": 1, "trailer": 1, "scanner": 1.2,
     "variables": 1.3, "settings": 2, "stream": 2, "locks": 2, "unpack": 2.1, "retelling": 1, "multiset": 2.2, "sections": 2,
     "volume": 3, "records": 3.1, "inventory": 3.2,
-    "postgres.folders": 4, "postgres.versions": 4, "postgres.failures": 4, "postgres.client": 4.1, "postgres.handshake": 4.1, "postgres.connect": 4.2, "postgres.datadir": 4.2, "postgres.cluster": 4.3,
+    "postgres.folders": 4, "postgres.versions": 4, "postgres.failures": 4, "postgres.client": 4.1, "postgres.handshake": 4.1, "postgres.connect": 4.2, "postgres.datadir": 4.2, "postgres.superuser": 4.2, "postgres.cluster": 4.3,
     "postgres.facts": 4.3, "postgres.dump": 4.3, "postgres.globals": 4.6, "postgres.load": 4.4, "postgres.readback": 4.4, "postgres.large_objects": 4.3, "postgres.indexes": 4.4, "postgres.scratch": 4.5, "postgres.parallel": 4.5, "postgres.properties": 4.3, "postgres.swap": 4.4, "postgres.target": 4.5,
     "targets.*": 4, "notifiers.*": 4,
     "prune": 5, "check": 3.3, "reading": 3.3, "allowance": 1,

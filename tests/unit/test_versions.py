@@ -7,7 +7,8 @@ import pytest
 
 from asyncbackup.errors import ClientError
 from asyncbackup.model import PgVersion
-from asyncbackup.postgres.versions import FLOOR, Client, below_floor, choose, wave
+from asyncbackup.postgres.client import servers
+from asyncbackup.postgres.versions import FLOOR, Client, below_floor, choose, server_for, wave
 
 
 def version(text: str) -> PgVersion:
@@ -111,3 +112,35 @@ def test_the_floor_of_security(client: str, floor: str | None) -> None:
 
 def test_the_floors_are_of_one_wave() -> None:
     assert len({wave(one) for one in FLOOR.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("major", "installed", "chosen"),
+    [
+        (15, "15.18 16.14 18.4", "15.18"),
+        (15, "18.4 15.3 15.18", "15.18"),
+        (17, "15.18 16.14 18.4 18.7 19.0", "18.7"),
+        (9, "18.4 15.18", "15.18"),
+    ],
+)
+def test_a_dump_goes_to_its_own_major_or_the_next_newer(major: int, installed: str, chosen: str) -> None:
+    assert server_for(major, clients(installed)).version == version(chosen)
+
+
+@pytest.mark.parametrize("installed", ["", "15.18 16.14"])
+def test_a_dump_goes_to_no_older_server(installed: str) -> None:
+    with pytest.raises(ClientError, match="dump of PostgreSQL 18") as caught:
+        server_for(18, clients(installed))
+    assert "postgresql-18" in caught.value.hint
+    assert "PG_BINDIRS" in caught.value.hint
+
+
+def test_a_server_comes_with_all_that_a_throw_away_one_takes(tmp_path: Path) -> None:
+    programs = ("initdb", "postgres", "psql")
+    for left_out in (None, *programs):
+        folder = tmp_path / f"{left_out}"
+        folder.mkdir()
+        for program in programs:
+            (folder / program).touch(mode=0o644 if program == left_out else 0o755)
+    found = [Client(bindir=folder, version=PgVersion(18, 7)) for folder in sorted(tmp_path.iterdir())]
+    assert servers(found) == (Client(bindir=tmp_path / "None", version=PgVersion(18, 7)),)
