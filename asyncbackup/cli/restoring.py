@@ -237,7 +237,7 @@ def plan_text(plan: Restoration, now: datetime) -> str:
     rows = [
         ("Backup", str(backup.path)),
         ("", f"of {text.database(plan.request.spec)}, taken {text.age(backup.taken_at, now)} ago"),
-        ("", f"{sizes}, {scan.rows:,} rows in {tables:,} tables"),
+        ("", f"{sizes}, {scan.rows:,} rows in {_tables(tables)}"),
         ("", f"checked: {checked}"),
         ("Onto", f"{text.database(plan.request.target)}, PostgreSQL {plan.target.server_version}"),
         ("", f"as {plan.target.user} ({who}), by psql {plan.psql.version}"),
@@ -257,6 +257,10 @@ def plan_text(plan: Restoration, now: datetime) -> str:
     return "\n\n".join(part for part in shown if part)
 
 
+def _tables(count: int) -> str:
+    return "1 table" if count == 1 else f"{count:,} tables"
+
+
 def report_text(plan: Restoration, restored: Restored) -> str:
     """Return what came of it."""
     seconds = max(restored.load_seconds, 0.001)
@@ -265,7 +269,7 @@ def report_text(plan: Restoration, restored: Restored) -> str:
     loaded, whole = text.seconds(restored.load_seconds), text.seconds(restored.seconds)
     lines = [
         f"{text.database(restored.target)} is restored from {file}",
-        f"{restored.rows:,} rows in {restored.tables:,} tables, compared: {_compared(plan)}",
+        f"{restored.rows:,} rows in {_tables(restored.tables)}, compared: {_compared(plan)}",
         f"loaded in {loaded} ({rate}), in place after {whole}",
     ]
     if restored.kept:
