@@ -11,6 +11,7 @@ are copied to where it can.
 """
 
 import asyncio
+import glob
 import importlib.util
 import mmap
 import os
@@ -148,8 +149,9 @@ class Cluster:
 
     def usage_of(self, database_oid: int) -> int:
         """Return the bytes on disk of one database, wherever its tablespaces lie in here; blocking."""
-        spread = self.datadir.glob(f"pg_tblspc/*/*/{database_oid}")
-        return sum(map(folders.usage, (self.datadir / "base" / f"{database_oid}", *spread)))
+        # Path.glob would fail where a folder vanishes meanwhile.
+        spread = glob.glob(f"pg_tblspc/*/*/{database_oid}", root_dir=self.datadir)  # noqa: PTH207
+        return sum(folders.usage(self.datadir / path) for path in (f"base/{database_oid}", *spread))
 
     async def connect(self, dbname: str = "postgres") -> "asyncpg.Connection[asyncpg.Record]":
         """Connect as superuser, by the socket.
@@ -205,15 +207,16 @@ async def cluster(
     swept = await in_thread(None, folders.sweep, root)
     async with AsyncExitStack() as stack:
         folder = await stack.enter_async_context(folders.folder(root, account))
-        log = stack.enter_context(_open_private(folder.path / "log"))
-        site = Site(base=folder.path, account=account, env=datadir.environment(environ or {}), log=log)
-        bindir, version = await datadir.reachable(bindir, site)
-        sockets = await stack.enter_async_context(folders.sockets(site.base, account))
-        if template:
-            await in_thread(None, datadir.copy_template, template, version, site)
-        else:
-            options = ["-E", encoding, f"--locale={locale}", *initdb_options]
-            await datadir.initialise(bindir, version, site, superuser, options)
+        with folders.filling(root):
+            log = stack.enter_context(_open_private(folder.path / "log"))
+            site = Site(base=folder.path, account=account, env=datadir.environment(environ or {}), log=log)
+            bindir, version = await datadir.reachable(bindir, site)
+            sockets = await stack.enter_async_context(folders.sockets(site.base, account))
+            if template:
+                await in_thread(None, datadir.copy_template, template, version, site)
+            else:
+                options = ["-E", encoding, f"--locale={locale}", *initdb_options]
+                await datadir.initialise(bindir, version, site, superuser, options)
         chosen = {**THROW_AWAY, **(settings or {}), "unix_socket_directories": f"{sockets}"}
         chosen |= {"listen_addresses": LOOPBACK if tcp else "", "unix_socket_permissions": "0700"}
         start = _Start(
@@ -235,7 +238,11 @@ async def cluster(
                 taken = "Address already in use" in datadir.tail(site.base / "log")
                 if not (tcp and taken and attempt < _PORT_ATTEMPTS):
                     raise
-        folder.namespace = folders.network_of(server.process.pid) if start.network is not Network.OURS else ""
+        network = start.network
+        if network is not Network.OURS:
+            folder.namespace = folders.network_of(server.process.pid)
+            if folder.namespace == folders.network_of(os.getpid()):  # the system only pretends
+                folder.namespace, network = "", Network.OURS
         password = Secret("")
         try:
             if template:
@@ -256,7 +263,7 @@ async def cluster(
             pid=server.process.pid,
             version=version,
             account=account,
-            network=start.network,
+            network=network,
             swept=swept,
             server=server,
         )
@@ -296,6 +303,9 @@ class _Start:
                 f"{self.program} did not come up within {self.patience:g} s",
                 "the machine or its disk is slow: give it longer with DATABASE_SERVER_TIMEOUT",
             ) from error
+        except asyncpg.InvalidAuthorizationSpecificationError as error:
+            hint = f"make it with `initdb -U {TEMPLATE_SUPERUSER}`"
+            raise self.site.failure(f"the template's superuser is not {self.user}", hint) from error
         except (OSError, asyncpg.PostgresError) as error:
             raise self.site.failure(f"{self.program} did not come up ({error})") from error
         return server

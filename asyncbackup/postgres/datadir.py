@@ -152,10 +152,13 @@ def copy_template(template: Path, version: PgVersion, site: Site) -> None:
 
 
 def tail(log: Path) -> str:
-    """Return the end of a log, which a hostile dump may have made long."""
-    with log.open("rb") as text:
-        text.seek(max(0, log.stat().st_size - _LOG_TAIL))
-        return text.read(_LOG_TAIL).decode("utf-8", "replace").strip()
+    """Return the end of a log, which a hostile dump may have made long; empty once it is removed."""
+    try:
+        with log.open("rb") as text:
+            text.seek(max(0, log.stat().st_size - _LOG_TAIL))
+            return text.read(_LOG_TAIL).decode("utf-8", "replace").strip()
+    except FileNotFoundError:
+        return ""
 
 
 async def _version(bindir: Path, site: Site) -> PgVersion:

@@ -96,7 +96,7 @@ def sweep(root: Path) -> Swept:
     Blocking. It touches nothing that belongs to another user or whose run lives, wherever it does.
     """
     removed, stuck = [], []
-    for path in sorted(root.glob(f"{_PREFIX}*")):
+    for path in sorted(root.absolute().glob(f"{_PREFIX}*")):
         try:
             if _sweep_one(path):
                 removed.append(path)
@@ -124,9 +124,9 @@ def usage(path: Path) -> int:
     pending = [f"{path}"] if path.is_dir() else []
     while pending:
         # A server removes files all the time, and a program of a dump's may close a folder.
-        with contextlib.suppress(FileNotFoundError, PermissionError), os.scandir(pending.pop()) as entries:
+        with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:
             for entry in entries:
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)
                     total += entry.stat(follow_symlinks=False).st_blocks
@@ -137,18 +137,27 @@ def _make(root: Path, account: struct_passwd | None) -> tuple[Folder, int]:
     # With an account it stays root's, so that the server cannot swap what root writes there; the
     # server may pass through to its own folders, which are closed to everyone else.
     mode = 0o711 if account else 0o700
-    try:
+    with filling(root):
         _make_root(root, mode)
         for _ in range(_ATTEMPTS):
             path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root)).absolute()
             if lock := _claim(path):
                 path.chmod(mode)
                 return Folder(path), lock
+    raise _cannot(root, "others remove it")
+
+
+@contextlib.contextmanager
+def filling(root: Path) -> Iterator[None]:
+    """Turn what goes wrong with files below `root` within the block into a ClientError."""
+    try:
+        yield
     except OSError as error:
-        problem = error.strerror or f"{error}"
-    else:
-        problem = "others remove it"
-    raise ClientError(
+        raise _cannot(root, error.strerror or f"{error}") from error
+
+
+def _cannot(root: Path, problem: str) -> ClientError:
+    return ClientError(
         f"cannot make a folder for a PostgreSQL server in {root}: {problem}",
         hint="make it writable and give it space, or name another folder with VERIFY_DIR",
     )

@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import os
+import pwd
 import shutil
 import signal
 import stat
@@ -19,9 +20,11 @@ import pytest
 
 from asyncbackup import process
 from asyncbackup.errors import ClientError
+from asyncbackup.postgres import cluster as module
 from asyncbackup.postgres import folders
 from asyncbackup.postgres.cluster import SCRATCH, Cluster, cluster
 from asyncbackup.process import Network
+from tests.invariants import small_disk
 from tests.processes import alive, empty_place, gone
 from tests.servers import DEBIAN, bindir_of
 
@@ -203,6 +206,17 @@ async def test_f44_a_root_is_made_and_one_that_cannot_be_is_named(
             pass
     assert "VERIFY_DIR" in caught.value.hint
     file.unlink()
+
+
+@pytest.mark.parametrize("from_template", [True, False])
+async def test_f44_a_full_disk_says_so(
+    elsewhere: Path, bindir: Path, template: Path, *, from_template: bool
+) -> None:
+    for disk in small_disk(elsewhere / "disk", "size=8m"):
+        with pytest.raises(ClientError, match="No space left on device"):
+            async with cluster(bindir, root=disk, template=template if from_template else None):
+                pass
+        assert list(disk.iterdir()) == []
 
 
 # Ending
@@ -435,21 +449,23 @@ async def test_f44_a_template_stays_as_it_is_and_serves_many(
 
 
 async def test_f44_a_template_that_does_not_fit(
-    place: Path, elsewhere: Path, bindir: Path, template: Path
+    place: Path, elsewhere: Path, bindir: Path, template: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ClientError, match="cannot copy the template /nowhere") as caught:
         async with cluster(bindir, root=place, template=Path("/nowhere")):
             pass
     assert "VERIFY_TEMPLATES" in caught.value.hint
+    monkeypatch.setattr(module, "TEMPLATE_SUPERUSER", "somebody")
+    with pytest.raises(ClientError, match="the template's superuser is not somebody") as caught:
+        async with cluster(bindir, root=place, template=template):
+            pass
+    assert "initdb -U" in caught.value.hint
     older = elsewhere / "older"
     older.mkdir()
     (older / "PG_VERSION").write_text("9.6\n")
     with pytest.raises(ClientError, match=r"is of PostgreSQL 9\.6"):
         async with cluster(bindir, root=place, template=older):
             pass
-    async with cluster(bindir, root=place, template=template, superuser="other") as it:
-        pid_file = it.datadir / "postmaster.pid"
-        assert pid_file.exists()
 
 
 # Isolation
@@ -510,6 +526,27 @@ async def test_f44_where_nothing_isolates_it_says_so(
     async with cluster(bindir, root=place, template=template, isolated=True) as it:
         assert not it.isolated
         assert await value(it, "SELECT 1") == 1
+
+
+async def test_f44_where_the_system_only_pretends_it_says_so(
+    place: Path, elsewhere: Path, bindir: Path, template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is taken for a program of the dump's only because it is in our own network."""
+    pretending = elsewhere / "bin" / "unshare"
+    pretending.parent.mkdir()
+    pretending.write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\nshift\nexec "$@"\n')
+    pretending.chmod(0o755)
+    found = process._util_linux
+    monkeypatch.setattr(
+        process, "_util_linux", lambda name: f"{pretending}" if name == "unshare" else found(name)
+    )
+    account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+    async with process.spawn(["/bin/sleep", "600"], env={}, account=account) as bystander:
+        async with cluster(bindir, root=place, template=template, isolated=True) as it:
+            assert not it.isolated
+            assert await value(it, "SELECT 1") == 1
+        assert bystander.process.returncode is None
+        assert alive(bystander.process.pid)
 
 
 # Settings and sizes
