@@ -48,6 +48,7 @@ _HEAD = 4096  # bytes of a dump in which it says where it comes from
 _FROM = re.compile(rb"^-- Dumped from database version (\d+)", re.MULTILINE)
 _JOBS = 2  # connections that read one database back
 _SHOWN = 100  # differences that are kept of one backup
+_TOLD = 5  # of what is wrong with a file
 _FAULTS = (DamagedError, LoadError, LimitError, ManifestError)
 _OF_SERVER = (
     asyncpg.PostgresError,
@@ -95,6 +96,8 @@ class Trial:
     load_seconds: float = 0.0
     sha256: str = ""
     server: scratch.Scratch | None = None
+    crashes: int = 0
+    """How often the server had crashed when it began."""
     disturbed: bool = False
     """Whether what stopped it may be the doing of another dump on the same server."""
     tables: int = 0
@@ -143,6 +146,10 @@ async def verify(trial: Trial, tools: Tools) -> Verification:
     if trial.differences and verdict is Verdict.GOOD:
         verdict = Verdict.BAD
         error = f"{trial.label}: what was restored is not what was backed up"
+    if verdict is not Verdict.GOOD and trial.server:
+        # Whatever was found since: sessions ended, unlogged tables became empty.
+        now = await in_thread(tools.executor, trial.server.cluster.crashes)
+        trial.disturbed = trial.disturbed or now > trial.crashes
     spec = trial.backup.spec
     return Verification(
         name=trial.backup.path.name,
@@ -190,6 +197,7 @@ async def _try(trial: Trial, tools: Tools, source: FileIO, manifest: Manifest | 
             major = int(match[1])
     trial.stage = "waiting for the server"
     trial.server = server = await tools.server(major)
+    trial.crashes = await in_thread(tools.executor, server.cluster.crashes)
     if server.cluster.version.major != major:
         trial.notes.append(f"a dump of PostgreSQL {major or '?'}, verified on {server.cluster.version}")
     if not restricts(server.cluster.version):
@@ -305,8 +313,9 @@ def _accept(trial: Trial, manifest: Manifest | None, unpacked: Unpacked) -> None
     """Raise DamagedError unless what was read is what was written."""
     trial.sha256 = unpacked.sha256
     if problems := judge(unpacked, manifest):
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise DamagedError(f"{trial.backup.path}: {problems[0]}{more}", hint="see asyncbackup check")
+        more = f"; and {len(problems) - _TOLD} more" if len(problems) > _TOLD else ""
+        said = "; ".join(problems[:_TOLD])
+        raise DamagedError(f"{trial.backup.path}: {said}{more}", hint="see asyncbackup check")
 
 
 async def _like_of_old(trial: Trial, tools: Tools, server: scratch.Scratch, dbname: str) -> None:

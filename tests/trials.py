@@ -12,10 +12,10 @@ import pytest
 
 from asyncbackup import inventory, manifest, settings, verify
 from asyncbackup.events import Event, Events
-from asyncbackup.model import DatabaseSpec, Manifest
+from asyncbackup.model import DatabaseSpec
 from asyncbackup.postgres import client
 from asyncbackup.stream import HEADER, Progress
-from asyncbackup.unpack import unpack
+from asyncbackup.unpack import open_backup, unpack
 from asyncbackup.verify import Result, VerifyReport
 from tests.servers import Database
 
@@ -91,53 +91,41 @@ class Forger:
         change: Callable[[bytes], bytes] = lambda sql: sql,
         *,
         honest: bool = False,
-        **fields: object,
+        fields: Mapping[str, Any] | None = None,
     ) -> DatabaseSpec:
         """Write a backup under the name of another database, with its SQL changed.
 
         The manifest's file is that of the changed one; all the rest is as the source had it, or, if
         `honest`, what the dump now says; and then these `fields`.
         """
+        sql = change(gzip.decompress(self.original.read_bytes()))
         was = inventory.read_manifest(self.original)
-        return forge(
-            self.folder,
-            was,
-            change(gzip.decompress(self.original.read_bytes())),
-            dbname,
-            honest=honest,
-            **fields,
-        )
-
-
-def forge(
-    folder: Path, was: Manifest, sql: bytes, dbname: str, *, honest: bool = False, **fields: object
-) -> DatabaseSpec:
-    name = was.file.name.replace(f"-{was.dbname}_", f"-{dbname}_")
-    assert name != was.file.name
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / name
-    path.write_bytes(marked(gzip.compress(sql, 1)))
-    data = path.read_bytes()
-    file = replace(was.file, name=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-    made = replace(was, dbname=dbname, file=file, **fields)  # type: ignore[arg-type]
-    if honest:
-        with path.open("rb", buffering=0) as source:
-            scan = unpack(source, Progress()).scan
-        made = replace(
-            made,
-            sql_bytes=scan.bytes,
-            rows=scan.rows,
-            encoding=scan.encoding,
-            tables=scan.blocks,
-            table_count=len({(one.schema, one.table) for one in scan.blocks}),
-            sequences=scan.sequences,
-            large_objects=scan.large_objects,
-            outside_blake3=scan.outside_blake3,
-            restricted=scan.restricted,
-            **fields,  # type: ignore[arg-type]
-        )
-    path.with_name(f"{name}.json").write_bytes(manifest.to_json(made))
-    return made.spec
+        name = was.file.name.replace(f"-{was.dbname}_", f"-{dbname}_")
+        assert name != was.file.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / name
+        data = marked(gzip.compress(sql, 1))
+        path.write_bytes(data)
+        file = replace(was.file, name=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        made = replace(was, dbname=dbname, file=file)
+        if honest:
+            with open_backup(path) as source:
+                scan = unpack(source, Progress()).scan
+            made = replace(
+                made,
+                sql_bytes=scan.bytes,
+                rows=scan.rows,
+                encoding=scan.encoding,
+                tables=scan.blocks,
+                table_count=len({(one.schema, one.table) for one in scan.blocks}),
+                sequences=scan.sequences,
+                large_objects=scan.large_objects,
+                outside_blake3=scan.outside_blake3,
+                restricted=scan.restricted,
+            )
+        made = replace(made, **(fields or {}))
+        path.with_name(f"{name}.json").write_bytes(manifest.to_json(made))
+        return made.spec
 
 
 def marked(data: bytes) -> bytes:
