@@ -36,6 +36,7 @@ __all__ = [
     "load",
     "parse",
     "parse_spec",
+    "passed_over",
     "resolve",
     "spec_text",
     "wanted_servers",
@@ -49,6 +50,7 @@ MAX_SCHEDULES = 200
 _FORMS = "neither a database (host[:port]/dbname) nor a schedule (0 1 * * * default ./backup.sh -s)"
 _HASH = "ignored, because the line holds a #; to use the line, move its comment to a line of its own"
 _PLAIN = re.compile(r"([A-Za-z0-9._-]{1,253})(?::([1-9][0-9]{0,3}))?/([A-Za-z0-9._-]{1,63})")
+_GIVEN = re.compile(r".*(?:_restoring_[0-9a-f]{8}|_before_\d{8}T\d{6}Z)", re.DOTALL | re.ASCII)
 _MINUTE = re.compile(r"[0-9*,/-]+")
 
 
@@ -257,8 +259,31 @@ def wanted_servers(patterns: Sequence[DatabasePattern]) -> tuple[Server, ...]:
 
 
 def is_working_copy(name: str) -> bool:
-    """Tell whether a name is one that a restore gives, which no wildcard stands for."""
+    """Tell whether a name is taken for one that a restore gives, which no wildcard stands for."""
     return "_restoring_" in name or "_before_" in name
+
+
+def passed_over(
+    databases: Sequence[DatabaseSpec],
+    patterns: Sequence[DatabasePattern],
+    server: Server,
+    found: Sequence[str],
+) -> tuple[str, ...]:
+    """Return the names that only look as if a restore had given them, and that nothing else leaves out.
+
+    A wildcard would mean them if they were called otherwise; whoever has chosen such a name should know.
+    """
+    of_server = [pattern for pattern in patterns if _server(pattern) == server]
+    listed = {spec.dbname for spec in databases if spec.server == server}
+    return tuple(
+        name
+        for name in found
+        if is_working_copy(name)
+        and not _GIVEN.fullmatch(name)
+        and name not in listed
+        and any(not pattern.exclude and matches(pattern.pattern, name) for pattern in of_server)
+        and not any(pattern.exclude and matches(pattern.pattern, name) for pattern in of_server)
+    )
 
 
 def resolve(

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from io import FileIO
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from asyncbackup.model import Credentials, DatabaseProperties, DatabaseSpec, Lev
 from asyncbackup.postgres import properties as properties_of
 from asyncbackup.postgres import target as target_of
 from asyncbackup.postgres.connect import Connection, Endpoint
-from asyncbackup.postgres.load import one_transaction
+from asyncbackup.postgres.load import one_transaction, restricts
 from asyncbackup.postgres.properties import Change, quoted
 from asyncbackup.postgres.swap import kept_name, working_name
 from asyncbackup.postgres.target import Needs, Target
@@ -32,6 +32,7 @@ _OTHERS_SHARE = 2  # a server in use needs room for the locks of everybody else
 _FROM = re.compile(rb"^-- Dumped from database version (\d+)", re.MULTILINE)
 _BY = re.compile(rb"^-- Dumped by pg_dump version (\d+)", re.MULTILINE)
 _DEFAULTS = {"", "pg_default", "pg_global"}
+_SECONDS = 5
 _HOW = "see docs/how-to/restore.md"
 
 
@@ -155,12 +156,7 @@ async def decide(
     """Decide how to restore; raises RefusedError or LackingError with all that speaks against it."""
     refuse(request, target, evidence.loads_into)
     manifest, scan, present = evidence.selected.manifest, evidence.unpacked.scan, target.present
-    kept = kept_name(request.target.dbname, tools.started.strftime("%Y%m%dT%H%M%SZ")) if present else ""
-    if kept and await target_of.has_database(connected, kept):
-        raise RefusedError(
-            f"{request.target}: there is a database {kept} already, the name to keep the old one by",
-            hint=f"nothing was touched; {_HOW}",
-        )
+    kept = await _kept(request, tools, connected) if present else ""
     of_source = manifest.properties if manifest else DatabaseProperties(encoding=scan.encoding)
     wanted = present.properties if present else of_source
     made_with = _made_with(request, of_source, target)
@@ -226,6 +222,20 @@ async def decide(
     )
 
 
+async def _kept(request: Request, tools: Tools, connected: Connection) -> str:
+    """Return the name to keep the old database by: the first free one, of this second or one of the next."""
+    kept = ""
+    for later in range(_SECONDS):
+        at = tools.started + timedelta(seconds=later)
+        kept = kept_name(request.target.dbname, at.strftime("%Y%m%dT%H%M%SZ"))
+        if not await target_of.has_database(connected, kept):
+            return kept
+    raise RefusedError(
+        f"{request.target}: there is a database {kept} already, the name to keep the old one by",
+        hint=f"nothing was touched; {_HOW}",
+    )
+
+
 def _made_with(request: Request, of_source: DatabaseProperties, target: Target) -> DatabaseProperties:
     """Return what the new database is made with: the source's encoding and locale, the old one's place."""
     found = of_source
@@ -267,8 +277,12 @@ def _warnings(request: Request, evidence: Evidence, target: Target, psql: Client
         found.append("a test restore of this backup has failed: see asyncbackup list")
     if not scan.restricted:
         found.append(
-            "the dump has no \\restrict line, as those of older clients: psql would obey commands in it;"
-            " go on only if you trust where it comes from"
+            "the dump has no \\restrict line, as those of clients before August 2025: restore it only if you"
+            " trust where it comes from"
+        )
+    if not restricts(psql.version):
+        found.append(
+            f"psql {psql.version} knows no \\restrict: it would obey commands that stand in the dump"
         )
     if floor := below_floor(psql.version):
         found.append(f"psql {psql.version} has known security holes; update to {floor}")

@@ -164,10 +164,9 @@ async def _load(run: Run) -> Loaded:
     env = child_environment(tools.environ, jit=plan.target.server_version.major >= JIT_SINCE)
     env["PGOPTIONS"] += f" {_READ_WRITE}"
     run.work.progress = Progress()
-    scan = plan.evidence.unpacked.scan
 
     def without_tablespaces(write: Callable[[bytes | memoryview], object]) -> WithoutTablespaces:
-        return WithoutTablespaces(write, restricted=scan.restricted, older_server=plan.older_server)
+        return WithoutTablespaces(write, older_server=plan.older_server)
 
     try:
         return await load(

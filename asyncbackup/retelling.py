@@ -2,11 +2,10 @@ r"""A dump told once more while it streams by, so that everything it makes is in
 
 pg_dump names a tablespace only by setting default_tablespace before what is made there. Statements are told
 apart by the scanner, so that rows and function bodies that look like one stay as they are. psql's own
-commands are not told again; `\restrict` is given anew where the dump has it.
+commands are not told again.
 """
 
 import re
-import secrets
 from collections.abc import Callable
 
 _HELD = 1 << 16  # bytes; what sets a tablespace, and the comments before it, are far smaller
@@ -17,16 +16,11 @@ _TOO_NEW = re.compile(rb"((?:\A|\n))SET transaction_timeout = 0;\Z")
 class WithoutTablespaces:
     """A tap that writes what it gets, but for the tablespaces."""
 
-    def __init__(
-        self, write: Callable[[bytes | memoryview], object], *, restricted: bool, older_server: bool
-    ) -> None:
+    def __init__(self, write: Callable[[bytes | memoryview], object], *, older_server: bool) -> None:
         self._write = write
         self._older_server = older_server
         self._held = bytearray()
         self._passing = False
-        self._key = secrets.token_hex(16) if restricted else ""
-        if self._key:
-            write(f"\\restrict {self._key}\n".encode())
 
     def text(self, piece: memoryview, /) -> None:
         """Take a piece of SQL; a short statement is held back until it has ended."""
@@ -63,8 +57,6 @@ class WithoutTablespaces:
     def finish(self) -> None:
         """Tell what is left, once the dump has ended."""
         self._tell(bytes(self._held))
-        if self._key:
-            self._write(f"\n\\unrestrict {self._key}\n".encode())
 
     def _tell(self, statement: bytes) -> None:
         self._held.clear()

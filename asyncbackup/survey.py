@@ -71,6 +71,8 @@ async def survey(
                     databases=list(answer.closed),
                     hint="the role may not connect to them: GRANT CONNECT, or exclude them by name",
                 )
+            if server in wild:
+                _tell_of_odd_names(configured, server, names[server], events)
         elif server in wild:
             failed.append(_unanswered(server, answer, events))
     databases = (
@@ -81,6 +83,19 @@ async def survey(
     silent = frozenset(server for server, answer in answers.items() if isinstance(answer, ConnectError))
     doors = {server: a.dbname for server, a in answers.items() if isinstance(a, facts_of.Overview)}
     return Fleet(databases=databases, sizes=sizes, failed=tuple(failed), silent=silent, doors=doors)
+
+
+def _tell_of_odd_names(configured: conf.Conf, server: Server, names: Sequence[str], events: Events) -> None:
+    passed_over = conf.passed_over(configured.databases, configured.patterns, server, names)
+    if passed_over:
+        events.warning(
+            "databases.skipped",
+            host=server.host,
+            port=server.port,
+            databases=list(passed_over),
+            hint="such names are taken for working copies of a restore: give each a line of its own,"
+            " or exclude it by name",
+        )
 
 
 async def _overview(

@@ -17,13 +17,12 @@ import asyncpg
 from asyncbackup import dbspec, preflight
 from asyncbackup import restore as restore_of
 from asyncbackup import settings as settings_of
-from asyncbackup.cli import logs, render, text
+from asyncbackup.cli import logs, render, restored, text
 from asyncbackup.cli import session as session_of
 from asyncbackup.cli.session import Session
-from asyncbackup.errors import AccessError, AsyncbackupError, Exit, UsageError
+from asyncbackup.errors import AccessError, AsyncbackupError, Exit, LackingError, UsageError
 from asyncbackup.events import Event, Events
-from asyncbackup.halfmade import Restored
-from asyncbackup.model import Credentials, DatabaseSpec, Level, Secret
+from asyncbackup.model import Credentials, Level, Secret
 from asyncbackup.postgres import client as clients_of
 from asyncbackup.restoration import Request, Restoration, Tools, Work
 
@@ -78,6 +77,14 @@ def environment(environ: Mapping[str, str], given: Mapping[str, Any]) -> dict[st
 
 def run(wanted: Wanted, environ: Mapping[str, str]) -> Exit:
     """Restore a database; print what will happen, ask, and print what came of it."""
+    try:
+        return _run(wanted, environ)
+    except LackingError as error:
+        error.exit_code = Exit.FAILED  # other than where many are verified, nothing has succeeded
+        raise
+
+
+def _run(wanted: Wanted, environ: Mapping[str, str]) -> Exit:
     begun = session_of.begin(environ)
     port = begun.settings.default_port
     spec = dbspec.parse_spec(wanted.spec, default_port=port)
@@ -105,7 +112,7 @@ def run(wanted: Wanted, environ: Mapping[str, str]) -> Exit:
         if isinstance(plan, Exit):
             return plan
         if logs.is_terminal(sys.stderr):
-            print(f"\n{plan_text(plan, tools.started)}\n", file=sys.stderr, flush=True)
+            print(f"\n{restored.plan_text(plan, tools.started)}\n", file=sys.stderr, flush=True)
         if not wanted.yes and not session_of.ask(_question(plan)):
             session_of.show("Nothing was restored.")
             return Exit.OK
@@ -200,20 +207,20 @@ def _carried_out(begun: Session, wanted: Wanted, plan: Restoration, tools: Tools
     with ExitStack() as stack:
         events = _events(begun, work, stack).bind(run_id=tools.run_id)
         try:
-            restored = session_of.run(restore_of.restore(plan, replace(tools, events=events), work))
+            done = session_of.run(restore_of.restore(plan, replace(tools, events=events), work))
         except AsyncbackupError as error:
             if wanted.as_json:
                 mask = logs.masker(begun.secrets())
-                session_of.show(render.as_json(failed_object(plan, tools, error, mask)))
+                session_of.show(render.as_json(restored.failed_object(plan, tools, error, mask)))
             raise
-    if isinstance(restored, Exit):
-        return restored
+    if isinstance(done, Exit):
+        return done
     if wanted.as_json:
-        shown = render.as_json(as_object(plan, tools, restored))
+        shown = render.as_json(restored.as_object(plan, tools, done))
     else:
-        shown = report_text(plan, restored)
+        shown = restored.report_text(plan, done)
     session_of.show(shown, patient=False)
-    return Exit.OK if restored.whole else Exit.PARTIAL
+    return Exit.OK if done.whole else Exit.PARTIAL
 
 
 def _question(plan: Restoration) -> str:
@@ -222,129 +229,3 @@ def _question(plan: Restoration) -> str:
         return f"Restore into a new database {name}?"
     old = "is dropped afterwards" if plan.request.drop_old else f"stays as {text.plain(plan.kept)}"
     return f"Replace {name}? Its sessions are ended for a moment, and the old database {old}."
-
-
-def plan_text(plan: Restoration, now: datetime) -> str:
-    """Return what will happen, for whoever has to say yes."""
-    selected, scan = plan.evidence.selected, plan.evidence.unpacked.scan
-    backup, manifest, present = selected.backup, selected.manifest, plan.target.present
-    tables = len({(block.schema, block.table) for block in scan.blocks})
-    checked = (
-        "it is exactly what was written" if manifest else "whole, but without a manifest to compare with"
-    )
-    who = "superuser" if plan.target.superuser else "no superuser"
-    sizes = f"{text.size(backup.bytes)}, {text.size(scan.bytes)} of SQL"
-    rows = [
-        ("Backup", str(backup.path)),
-        ("", f"of {text.database(plan.request.spec)}, taken {text.age(backup.taken_at, now)} ago"),
-        ("", f"{sizes}, {scan.rows:,} rows in {_tables(tables)}"),
-        ("", f"checked: {checked}"),
-        ("Onto", f"{text.database(plan.request.target)}, PostgreSQL {plan.target.server_version}"),
-        ("", f"as {plan.target.user} ({who}), by psql {plan.psql.version}"),
-    ]
-    if present is None:
-        rows.append(("There now", "nothing of that name"))
-    else:
-        size = "size unknown" if present.size is None else text.size(present.size)
-        sessions = "1 session" if present.sessions == 1 else f"{present.sessions} sessions"
-        rows.append(("There now", f"{size}, owned by {present.properties.owner}, {sessions}"))
-        kept = f"it stays as {plan.kept}"
-        rows.append(("", f"{kept}, and is dropped in the end" if plan.request.drop_old else kept))
-    if plan.roles:
-        rows.append(("Roles made", ", ".join(role.name for role in plan.roles)))
-    shown = [text.table(("Restore", ""), rows)]
-    shown.append(text.lines("Warnings:", plan.warnings))
-    return "\n\n".join(part for part in shown if part)
-
-
-def _tables(count: int) -> str:
-    return "1 table" if count == 1 else f"{count:,} tables"
-
-
-def report_text(plan: Restoration, restored: Restored) -> str:
-    """Return what came of it."""
-    seconds = max(restored.load_seconds, 0.001)
-    rate = f"{restored.rows / seconds:,.0f} rows/s"
-    file = text.plain(plan.evidence.selected.backup.path.name)
-    loaded, whole = text.seconds(restored.load_seconds), text.seconds(restored.seconds)
-    lines = [
-        f"{text.database(restored.target)} is restored from {file}",
-        f"{restored.rows:,} rows in {_tables(restored.tables)}, compared: {_compared(plan)}",
-        f"loaded in {loaded} ({rate}), in place after {whole}",
-    ]
-    if restored.kept:
-        lines.append(
-            f"the old database is {text.plain(restored.kept)}; drop it when you do not need it any more"
-        )
-    blocks = [
-        "\n".join(lines),
-        text.lines(f"{len(restored.errors)} errors were gone on after:", restored.errors),
-        text.lines("Not as backed up:", [str(one) for one in restored.differences]),
-        text.lines("Warnings:", restored.warnings),
-    ]
-    return "\n\n".join(block for block in blocks if block)
-
-
-def _compared(plan: Restoration) -> str:
-    what = "every value" if plan.request.level is Level.CONTENT else "the number of rows of every table"
-    if plan.evidence.selected.manifest:
-        return f"{what}, with the manifest"
-    return f"{what}, with what the dump itself says: there is no manifest"
-
-
-def as_object(plan: Restoration, tools: Tools, restored: Restored) -> dict[str, Any]:
-    """Return what came of it as a JSON object."""
-    return {
-        **_identity(plan, tools),
-        "status": "good" if restored.whole else "partial",
-        "kept": restored.kept or None,
-        "tables": restored.tables,
-        "rows": restored.rows,
-        "seconds": restored.seconds,
-        "load_seconds": restored.load_seconds,
-        "rows_per_second": round(restored.rows / max(restored.load_seconds, 0.001)),
-        "errors": list(restored.errors),
-        "differences": [
-            {"kind": one.kind, "name": one.name, "expected": one.expected, "found": one.found}
-            for one in restored.differences
-        ],
-        "warnings": list(restored.warnings),
-        "error": None,
-        "category": None,
-        "hint": None,
-    }
-
-
-def failed_object(plan: Restoration, tools: Tools, error: AsyncbackupError, mask: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return why nothing was restored as a JSON object, with the same fields."""
-    nothing = {"kept", "tables", "rows", "seconds", "load_seconds", "rows_per_second"}
-    return {
-        **_identity(plan, tools),
-        "status": "failed",
-        **dict.fromkeys(sorted(nothing)),
-        "errors": [],
-        "differences": [],
-        "warnings": list(plan.warnings),
-        "error": mask(error.message),
-        "category": error.category,
-        "hint": mask(error.hint) or None,
-    }
-
-
-def _identity(plan: Restoration, tools: Tools) -> dict[str, Any]:
-    target: DatabaseSpec = plan.request.target
-    selected, scan = plan.evidence.selected, plan.evidence.unpacked.scan
-    return {
-        "run_id": tools.run_id,
-        "host": target.host,
-        "port": target.port,
-        "dbname": target.dbname,
-        "server_version": str(plan.target.server_version),
-        "path": str(selected.backup.path),
-        "taken_at": selected.backup.taken_at.isoformat(),
-        "bytes": selected.backup.bytes,
-        "sql_bytes": scan.bytes,
-        "sha256": plan.evidence.unpacked.sha256,
-        "proven": selected.manifest is not None,
-        "level": plan.request.level.value,
-    }

@@ -205,9 +205,9 @@ def _feed(
         told_of += len(piece)
 
     try:
+        if restrict:
+            write(f"\\restrict {secrets.token_hex(16)}\n".encode())
         if rewrite is None:
-            if restrict:
-                write(f"\\restrict {secrets.token_hex(16)}\n".encode())
             unpacked = unpack(source, progress, sink=write_all)
         else:
             told = rewrite(write)

@@ -20,6 +20,7 @@ import pytest
 
 from asyncbackup import restore as restore_of
 from asyncbackup import threads
+from asyncbackup.dbspec import spec_text
 from asyncbackup.postgres import swap as swap_of
 from asyncbackup.postgres.cluster import Cluster
 from tests.invariants import Result, Site, nothing_of, wait_for
@@ -331,7 +332,23 @@ def test_f42_one_restore_of_a_database_at_a_time(site: Site, target: Database) -
 # The swap
 
 
-def test_f42_clients_that_keep_coming_get_the_old_or_the_new_one(site: Site, target: Database) -> None:
+def test_f42_clients_that_keep_coming_get_the_old_or_the_new_one(
+    site: Site, target: Database, server: Postgres
+) -> None:
+    """On every server: `target` is only there for its backup."""
+    if server is target.server:
+        crowded(site, target, target)
+        return
+    with Databases(server) as factory:
+        site.use(server)
+        elsewhere = factory(NAME, sql=SQL)
+        elsewhere.psql(SPOIL.format(name=NAME))
+        crowded(site, target, elsewhere)
+        drop_kept(server, NAME)
+
+
+def crowded(site: Site, backed_up: Database, target: Database) -> None:
+    """Restore a database while clients come back as soon as they are sent away."""
     server = target.server
     before = state(server, NAME)
     seen: list[str] = []
@@ -358,7 +375,7 @@ def test_f42_clients_that_keep_coming_get_the_old_or_the_new_one(site: Site, tar
     clients.start()
     try:
         wait_for(lambda: seen, "the clients")
-        restored(site, target)
+        restored(site, backed_up, "--to", spec_text(target.spec))
         wait_for(lambda: "100" in seen, "clients of the new database")
     finally:
         over.set()

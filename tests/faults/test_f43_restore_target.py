@@ -105,7 +105,6 @@ def test_f43_everything_that_is_missing_is_listed_at_once(
         'lacks role needy "the" reader, role needy_owner, tablespace needy_space',
         "--create-roles",
         "--no-tablespaces",
-        code=3,
     )
     assert everything(pg15) == before
 
@@ -113,7 +112,7 @@ def test_f43_everything_that_is_missing_is_listed_at_once(
 def test_f43_roles_are_made_without_rights_over_the_server(
     site: Site, pg15: Postgres, needy: DatabaseSpec, made: tuple[Path, Any]
 ) -> None:
-    refused(restore(site, needy, "--create-roles"), "lacks tablespace needy_space", code=3)
+    refused(restore(site, needy, "--create-roles"), "lacks tablespace needy_space")
     result = restored(site, needy, "--create-roles", "--no-tablespaces", "--level", "content")
     assert rows(pg15, NAME) == made[1][0]
     assert properties(pg15, NAME) == made[1][1]
@@ -172,7 +171,7 @@ def test_f43_an_extension_or_a_locale_that_is_not_there(site: Site, pg15: Postgr
         assert run_here(site, "backup").returncode == 0
     before = everything(pg18)
     done = restore(site, here, "--to", spec_text(pg18.spec("lacking")))
-    refused(done, "extension hstore", "a server built with ICU", code=3)
+    refused(done, "extension hstore", "a server built with ICU")
     assert everything(pg18) == before
 
 

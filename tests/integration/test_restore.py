@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from asyncbackup import restoration, volume
 from asyncbackup.dbspec import spec_text
 from asyncbackup.model import DatabaseSpec, PgVersion
 from asyncbackup.postgres import versions
@@ -44,10 +45,12 @@ READER = "restore_reader"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def roles(pg15: Postgres) -> Iterator[None]:
-    pg15.psql("postgres", f"CREATE ROLE {OWNER}; CREATE ROLE {READER};")
+def roles(pg15: Postgres, pg18: Postgres) -> Iterator[None]:
+    for server in (pg15, pg18):
+        server.psql("postgres", f"CREATE ROLE {OWNER}; CREATE ROLE {READER};")
     yield
-    pg15.psql("postgres", f"DROP ROLE {OWNER}, {READER};")
+    for server in (pg15, pg18):
+        server.psql("postgres", f"DROP ROLE {OWNER}, {READER};")
 
 
 @pytest.fixture
@@ -289,36 +292,59 @@ def test_a_damaged_file_is_refused_before_the_server_is_touched(
 # Who restores
 
 
+ADMIN = {"ADMIN_USER": "restore_admin", "ADMIN_PASSWORD": "admin-secret"}
+
+
 @pytest.fixture
-def admin(pg15: Postgres) -> Iterator[dict[str, str]]:
+def admin(pg15: Postgres, pg18: Postgres) -> Iterator[dict[str, str]]:
     """An administrator who is no superuser, and may set the owner."""
-    pg15.psql(
-        "postgres",
-        f"CREATE ROLE restore_admin LOGIN CREATEDB PASSWORD 'admin-secret'; GRANT {OWNER} TO restore_admin",
-    )
-    yield {"ADMIN_USER": "restore_admin", "ADMIN_PASSWORD": "admin-secret"}
-    pg15.psql("postgres", "DROP ROLE restore_admin")
+    create = "CREATE ROLE restore_admin LOGIN CREATEDB PASSWORD 'admin-secret'"
+    for server in (pg15, pg18):
+        server.psql("postgres", f"{create}; GRANT {OWNER} TO restore_admin")
+    yield ADMIN
+    for server in (pg15, pg18):
+        server.psql("postgres", "DROP ROLE restore_admin")
 
 
-def test_no_superuser_is_needed(
-    site: Site, pg15: Postgres, databases: Databases, admin: dict[str, str]
-) -> None:
-    database = databases("app", options=f"OWNER {OWNER}")
-    pg15.psql("app", f"SET ROLE {OWNER}; {TABLE}")
-    pg15.psql("postgres", f"GRANT CONNECT ON DATABASE app TO {READER}; COMMENT ON DATABASE app IS 'x'")
-    back_up(site, database)
-    before = state(pg15, "app")
-    result = restored(site, database, **admin)
-    assert state(pg15, "app") == before
-    assert any("restore_admin is no superuser" in said for said in result["warnings"])
-    pg15.drop(result["kept"])
-    pg15.drop("app")
-    # An access list that is the default one can only be written out by who is no superuser.
-    pg15.psql("postgres", f"CREATE DATABASE app OWNER {OWNER}")
-    pg15.psql("app", f"SET ROLE {OWNER}; CREATE TABLE old (a int)")
-    assert restored(site, database, **admin)["rows"] == 100
-    default = ["=Tc/restore_owner", "restore_owner=CTc/restore_owner"]
-    assert properties(pg15, "app")["acl"] == default
+@pytest.mark.usefixtures("admin")
+@pytest.mark.parametrize("major", [15, 18])
+def test_no_superuser_is_needed(site: Site, request: pytest.FixtureRequest, major: int) -> None:
+    server: Postgres = request.getfixturevalue(f"pg{major}")
+    with Databases(server) as databases:
+        database = databases("app", options=f"OWNER {OWNER}")
+        server.psql("app", f"SET ROLE {OWNER}; {TABLE}")
+        server.psql("postgres", f"GRANT CONNECT ON DATABASE app TO {READER}; COMMENT ON DATABASE app IS 'x'")
+        back_up(site, database)
+        before = state(server, "app")
+        result = restored(site, database, **ADMIN)
+        assert state(server, "app") == before
+        assert any("restore_admin is no superuser" in said for said in result["warnings"])
+        server.drop(result["kept"])
+        server.drop("app")
+        # An access list that is the default one can only be written out by who is no superuser.
+        server.psql("postgres", f"CREATE DATABASE app OWNER {OWNER}")
+        server.psql("app", f"SET ROLE {OWNER}; CREATE TABLE old (a int)")
+        assert restored(site, database, **ADMIN)["rows"] == 100
+        default = ["=Tc/restore_owner", "restore_owner=CTc/restore_owner"]
+        assert properties(server, "app")["acl"] == default
+        drop_kept(server, "app")
+
+
+@pytest.mark.usefixtures("admin")
+def test_an_owner_who_cannot_be_given_is_told(site: Site, pg18: Postgres) -> None:
+    """Since PostgreSQL 16, a member may be one without the right to act as the other."""
+    with Databases(pg18) as databases:
+        database = databases("app", options=f"OWNER {OWNER}", sql="DROP SCHEMA public CASCADE")
+        back_up(site, database)
+        pg18.psql(
+            "postgres", f"REVOKE {OWNER} FROM restore_admin; GRANT {OWNER} TO restore_admin WITH SET FALSE"
+        )
+        refused(restore(site, database, **ADMIN), "refused", f"may not give a database to its owner {OWNER}")
+        pg18.drop("app")
+        result = restored(site, database, **ADMIN)
+        told = f"it will belong to restore_admin, who may not give it to {OWNER}"
+        assert told in result["warnings"]
+        assert properties(pg18, "app")["owner"] == "restore_admin"
 
 
 def test_what_the_user_may_not_do_is_told_beforehand(
@@ -344,6 +370,20 @@ def test_a_new_database_is_granted_to_its_own_user(
     before = properties(pg15, "shop")
     restored(site, shop, "--drop-old", ADMIN_USER="postgres", ADMIN_PASSWORD=password)
     assert properties(pg15, "shop") == before
+
+
+def test_a_name_that_is_taken_and_space_that_is_scarce(
+    site: Site, pg15: Postgres, shop: DatabaseSpec, databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = databases("app", sql="CREATE TABLE old (a int)")
+    databases("taken")
+    monkeypatch.setattr(restoration, "kept_name", lambda *_: "taken")
+    refused(restore(site, shop, *to(target)), "refused", "there is a database taken already")
+    assert target.query("SELECT count(*) FROM old") == "0"
+    monkeypatch.setattr(volume, "free_space", lambda _: 10)
+    result = restored(site, shop)
+    databases.made.append("shop")
+    assert any("only 10 bytes are free on the server" in said for said in result["warnings"])
 
 
 def test_a_wrong_password_is_told(site: Site, shop: DatabaseSpec) -> None:

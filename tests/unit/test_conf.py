@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asyncbackup import conf
-from asyncbackup.conf import Conf, parse, parse_spec, resolve, spec_text, wanted_servers
+from asyncbackup.conf import Conf, parse, parse_spec, passed_over, resolve, spec_text, wanted_servers
 from asyncbackup.dbspec import matches, shown
 from asyncbackup.errors import ConfigError, UsageError
 from asyncbackup.model import Action, DatabasePattern, DatabaseSpec, Schedule, Server
@@ -480,6 +480,16 @@ def test_wildcards_are_resolved_in_the_order_of_the_file() -> None:
 def test_with_no_names_found_the_literal_lines_remain() -> None:
     found = read("a/*\na/x\na/y\n!a/y\n")
     assert resolve(found.databases, found.patterns, {}) == (DatabaseSpec("a", 5432, "x"),)
+
+
+def test_a_name_that_only_looks_like_a_working_copy_is_told_of() -> None:
+    found = read("a/*\n!a/no*\na/named_before_1\n")
+    names = ["x", "x_before_2020", "x_before_20261123T041002Z", "x_restoring_0b886fb4", "x_restoring_y"]
+    names += ["no_before_1", "named_before_1"]
+    server = Server("a", 5432)
+    told = passed_over(found.databases, found.patterns, server, names)
+    assert told == ("x_before_2020", "x_restoring_y")
+    assert passed_over(found.databases, found.patterns, Server("b", 5432), names) == ()
 
 
 def test_a_working_copy_can_be_listed_by_its_own_name() -> None:
