@@ -192,7 +192,7 @@ def _events(begun: Session, work: Work, stack: ExitStack) -> Events:
     mask = logs.masker(begun.secrets())
     shown = stack.enter_context(
         display.meter(
-            lambda: work.bytes, lambda: work.progress.file_bytes, lambda: work.stage, display.restore_line
+            lambda: work.bytes, lambda: work.progress.file_bytes, lambda: _doing(work), display.restore_line
         )
     )
 
@@ -200,6 +200,11 @@ def _events(begun: Session, work: Work, stack: ExitStack) -> Events:
         shown(logs.masked_event(event, mask))
 
     return Events(sink)
+
+
+def _doing(work: Work) -> str:
+    read = work.bytes and work.progress.file_bytes >= work.bytes
+    return "building indexes" if read and work.stage == "loading" else work.stage
 
 
 def _carried_out(begun: Session, wanted: Wanted, plan: Restoration, tools: Tools) -> Exit:

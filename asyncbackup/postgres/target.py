@@ -17,7 +17,7 @@ from asyncbackup.postgres.properties import PROVIDERS_SINCE, check_locale
 
 SESSION = (
     "SET search_path = pg_catalog; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0;"
-    " SET default_transaction_read_only = off; SET lock_timeout = 0; SET bytea_output = 'hex'"
+    " SET default_transaction_read_only = off; SET lock_timeout = 0; SET standard_conforming_strings = on"
 )
 """What a session sets that changes something, since its role or database may have set otherwise."""
 

@@ -238,6 +238,65 @@ def test_f42_a_session_is_terminated(site: Site, target: Database, which: str) -
     as_it_was(target, before)
 
 
+@pytest.fixture
+def comparing(pg15: Postgres, site: Site) -> Iterator[tuple[Database, "subprocess.Popen[str]", Any]]:
+    """A restore that waits for a table, whose rows it is about to count; and what was before."""
+    with Databases(pg15) as factory:
+        # Large objects are loaded in transactions of their own, so that tables can be seen before the end.
+        target = factory(
+            "comparing", sql=SQL + "CREATE TABLE a AS SELECT 1 AS a; SELECT lo_from_bytea(0, 'x');"
+        )
+        site.use(pg15).configure(target)
+        assert run_here(site, "backup").returncode == 0
+        before = state(pg15, "comparing")
+        child = begin(site, target, "loading")
+        (name,) = half_made(pg15)
+        with in_transaction(Database(pg15, name), "LOCK TABLE a"):
+            release(pg15)
+            until_stage(child, "comparing")
+            wait_for(partial(at_work, pg15, "SELECT count(*)%"), "the count")
+            yield target, child, before
+    assert half_made(pg15) == set()
+
+
+@contextlib.contextmanager
+def in_transaction(database: Database, statement: str) -> Iterator[None]:
+    """Have a session that has run a statement, and not committed it, until it is ended."""
+    command = [f"{database.server.bindir}/psql", "-X", "-q", "-A", "-t", "-d", database.name, "-f", "-"]
+    holder = subprocess.Popen(
+        command,
+        env=dict(database.server.libpq),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    try:
+        holder.stdin.write(f"BEGIN; {statement}; SELECT 'done';\n")
+        holder.stdin.flush()
+        assert holder.stdout.readline() == "done\n"
+        yield
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            holder.communicate()
+
+
+@pytest.mark.parametrize("how", ["we are told to stop", "the session is terminated"])
+def test_f42_while_it_compares(comparing: tuple[Database, "subprocess.Popen[str]", Any], how: str) -> None:
+    target, child, before = comparing
+    if how == "we are told to stop":
+        child.terminate()
+        assert end(child).returncode == 143
+    else:
+        (pid,) = pids(target.server, "datname LIKE '%\\_restoring\\_%' AND wait_event_type = 'Lock'")
+        target.server.query("postgres", f"SELECT pg_terminate_backend({pid})")
+        done = end(child)
+        assert (done.returncode, done.report["category"]) == (1, "unreachable"), done.stderr
+    as_it_was(target, before)
+
+
 def test_f42_a_session_crashes_and_the_server_restarts(site: Site, target: Database) -> None:
     server = target.server
     before = state(server, NAME)
