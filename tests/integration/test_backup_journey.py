@@ -636,7 +636,7 @@ def test_a_second_run_for_the_same_series_is_told_who_holds_it(
     wait_for(ready.exists, "pg_dump")
     started = time.monotonic()
     second = site.backup()
-    assert time.monotonic() - started < 5  # most of it is Python's start
+    assert time.monotonic() - started < 30
     assert second.returncode == 4
     assert second.only["seconds"] < 1
     assert f"process {child.pid} on " in second.only["error"]
