@@ -176,4 +176,5 @@ async def make(run: Run, admin: Connection) -> None:
         database, user = quoted(plan.restoring), quoted(plan.target.user)
         await admin.execute(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")
         await admin.execute(f"GRANT ALL ON DATABASE {database} TO {user}")
-    await swap_of.rehearse(admin, plan.rehearsed)
+    for said in await swap_of.rehearse(admin, plan.rehearsed):
+        run.warn(said)

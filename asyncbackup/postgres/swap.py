@@ -85,7 +85,7 @@ def _cut(dbname: str, suffix: str) -> str:
     return dbname.encode()[:room].decode("utf-8", "ignore") + suffix
 
 
-def _key(dbname: str) -> int:
+def lock_number(dbname: str) -> int:
     """Return the number of the lock: the same for all databases whose working names begin alike."""
     digest = hashlib.sha256(f"asyncbackup restore {_stem(dbname)}".encode()).digest()
     return int.from_bytes(digest[:8], signed=True)
@@ -93,7 +93,7 @@ def _key(dbname: str) -> int:
 
 async def lock(connected: Connection, dbname: str, subject: str) -> None:
     """Take the lock that one restore of a database holds until its connection ends, or raise LockedError."""
-    key = _key(dbname)
+    key = lock_number(dbname)
     taken = await connected.fetchval(_LOCK, key)
     others = await connected.fetch(_HELD_ELSEWHERE, key)
     if not taken or others:

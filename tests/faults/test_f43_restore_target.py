@@ -30,6 +30,8 @@ SQL = """
 CREATE ROLE needy_owner LOGIN CONNECTION LIMIT 3 CREATEDB;
 ALTER ROLE needy_owner SET search_path = needy, public;
 CREATE ROLE "needy ""the"" reader" NOLOGIN;
+CREATE ROLE needy_gone;
+ALTER ROLE needy_gone IN DATABASE needy SET work_mem = '7MB';
 CREATE SCHEMA needy AUTHORIZATION needy_owner;
 CREATE TABLE needy.t (id int, text text);
 INSERT INTO needy.t VALUES (1, E'x\nSET default_tablespace = nowhere;\ny'), (2, E'\nSET default_tablespace = nowhere;');
@@ -64,7 +66,7 @@ def made(pg15: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         site.use(pg15).configure(needy)
         assert run_here(site, "backup", DUMP_GLOBALS="true").returncode == 0
         was = state(pg15, NAME)
-    pg15.psql("postgres", f"{DROP} DROP TABLESPACE needy_space")
+    pg15.psql("postgres", f"{DROP} DROP TABLESPACE needy_space; DROP ROLE needy_gone")
     yield folder / "backups", was
     pg15.psql("postgres", DROP)
 
@@ -115,7 +117,11 @@ def test_f43_roles_are_made_without_rights_over_the_server(
     refused(restore(site, needy, "--create-roles"), "lacks tablespace needy_space")
     result = restored(site, needy, "--create-roles", "--no-tablespaces", "--level", "content")
     assert rows(pg15, NAME) == made[1][0]
-    assert properties(pg15, NAME) == made[1][1]
+    was, found = dict(made[1][1]), properties(pg15, NAME)
+    assert (was.pop("settings"), found.pop("settings")) == ([["needy_gone", "work_mem=7MB"]], None)
+    assert found == was
+    untold = 'the setting work_mem=7MB of needy_gone could not be set: role "needy_gone" does not exist'
+    assert result["warnings"].count(untold) == 1
     role = "SELECT concat_ws(' ', rolcanlogin, rolconnlimit, rolcreatedb, rolsuper, rolconfig[1]) FROM pg_roles WHERE rolname = 'needy_owner'"
     assert pg15.query("postgres", role) == "t 3 f f search_path=needy, public"
     assert "the role needy_owner was made without CREATEDB" in result["warnings"]
