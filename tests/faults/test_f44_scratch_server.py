@@ -23,10 +23,9 @@ from asyncbackup.errors import ClientError
 from asyncbackup.postgres import cluster as module
 from asyncbackup.postgres import folders
 from asyncbackup.postgres.cluster import SCRATCH, Cluster, cluster
-from asyncbackup.process import Network
 from tests.invariants import small_disk
 from tests.processes import alive, empty_place, gone
-from tests.servers import DEBIAN, bindir_of
+from tests.servers import DEBIAN, bindir_of, running
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
@@ -106,6 +105,13 @@ def template(bindir: Path) -> Iterator[Path]:
                 os.chown(path, -1, 0)
         yield made
         shutil.rmtree(owner)
+
+
+@pytest.fixture(scope="module")
+def running_one(bindir: Path, template: Path) -> Iterator[Cluster]:
+    """A server as a verification has it, for tests that only look."""
+    with running("scratch", bindir, template=template, settings=SCRATCH, isolated=True) as it:
+        yield it.cluster
 
 
 def holder(
@@ -392,14 +398,23 @@ def test_f44_sweeps_and_new_servers_do_not_disturb_each_other(place: Path) -> No
 # Accounts
 
 
+def isolation_of(account: tuple[int, int]) -> str:
+    """Return what the kernel lets this ordinary user do."""
+    command = ["unshare", "--user", "--map-current-user", "--net", "true"]
+    uid, gid = account
+    tried = subprocess.run(command, user=uid, group=gid, extra_groups=[], check=False, capture_output=True)
+    return "OURS" if tried.returncode else "NONE_OF_USER"
+
+
 @as_root
 def test_f44_as_an_ordinary_user(place: Path, bindir: Path) -> None:
     place.chmod(0o777)
-    nobody = shutil.os.stat if False else (65534, 65534)
+    nobody = (65534, 65534)
     with holder(bindir, nobody, root=f"{place}", superuser="s_1", isolated=True) as child:
         found = said(child)
     assert found[1] == "s_1/1"
-    assert found[3:5] == [65534, 65534]
+    assert found[2] == isolation_of(nobody)
+    assert found[3:5] == [*nobody]
 
 
 @as_root
@@ -409,6 +424,7 @@ def test_f44_as_a_user_without_an_entry(place: Path, bindir: Path, template: Pat
     with holder(bindir, WITHOUT_ENTRY, template=f"{template}", **options) as child:
         found = said(child)
     assert found[1] == "s_1/1"
+    assert found[2] == isolation_of(WITHOUT_ENTRY)
     assert found[3:5] == [*WITHOUT_ENTRY]
     with holder(bindir, WITHOUT_ENTRY, **options) as child:
         message, hint = said(child)
@@ -476,46 +492,27 @@ def interfaces(text: str) -> set[str]:
     return {line.partition(":")[0].strip() for line in text.splitlines() if ":" in line}
 
 
-async def test_f44_an_isolated_server_has_no_network(place: Path, bindir: Path, template: Path) -> None:
-    async with cluster(bindir, root=place, template=template, isolated=True) as it:
-        connection = await it.connect()
-        await connection.execute("CREATE TABLE seen (line text); COPY seen FROM PROGRAM 'cat /proc/net/dev'")
-        text = await connection.fetchval("SELECT string_agg(line, E'\\n') FROM seen")
-        await connection.close()
-        if not it.isolated:
-            pytest.skip("this system has no network namespaces for us")
-        assert interfaces(text) == {"lo"}
-        assert folders.network_of(it.pid) != folders.network_of(os.getpid())
-        if it.account:
-            assert it.network is Network.NONE
-        # A client can have the same, and gets in.
-        command: list[str | Path] = [
-            it.bindir / "psql",
-            "-X",
-            "-h",
-            it.socket,
-            "-U",
-            it.user,
-            "-d",
-            "postgres",
-        ]
-        script = ["-c", "\\! cat /proc/net/dev >&2", "-c", "SELECT 1"]
-        async with process.spawn(
-            [*command, *script], env={"PATH": "/usr/bin:/bin"}, account=it.account, network=it.network
-        ) as child:
-            assert await child.wait() == 0
-        assert interfaces("\n".join(child.stderr)) == {"lo"}
-
-
-@as_root
-@pytest.mark.parametrize("account", [(65534, 65534), WITHOUT_ENTRY])
-def test_f44_an_ordinary_user_can_isolate_it_where_the_kernel_lets_him(
-    place: Path, bindir: Path, template: Path, account: tuple[int, int]
-) -> None:
-    tried = subprocess.run(["unshare", "--user", "--map-current-user", "--net", "true"], user=account[0], group=account[1], extra_groups=[], check=False, capture_output=True)  # fmt: skip
-    place.chmod(0o777)
-    with holder(bindir, account, root=f"{place}", template=f"{template}", isolated=True) as child:
-        assert said(child)[2] == ("OURS" if tried.returncode else "NONE_OF_USER")
+async def test_f44_an_isolated_server_has_no_network(running_one: Cluster) -> None:
+    it = running_one
+    connection = await it.connect()
+    await connection.execute("CREATE TABLE seen (line text); COPY seen FROM PROGRAM 'cat /proc/net/dev'")
+    text = await connection.fetchval("SELECT string_agg(line, E'\\n') FROM seen")
+    await connection.close()
+    if not it.isolated:
+        pytest.skip("this system has no network namespaces for us")
+    assert interfaces(text) == {"lo"}
+    assert folders.network_of(it.pid) != folders.network_of(os.getpid())
+    # A client can have the same, and gets in.
+    socket: list[str | Path] = ["-h", it.socket, "-U", it.user, "-d", "postgres"]
+    script = ["-c", "\\! cat /proc/net/dev >&2", "-c", "SELECT 1"]
+    async with process.spawn(
+        [it.bindir / "psql", "-X", *socket, *script],
+        env={"PATH": "/usr/bin:/bin"},
+        account=it.account,
+        network=it.network,
+    ) as child:
+        assert await child.wait() == 0
+    assert interfaces("\n".join(child.stderr)) == {"lo"}
 
 
 async def test_f44_where_nothing_isolates_it_says_so(
@@ -572,13 +569,10 @@ async def test_f44_every_version_takes_the_settings(place: Path, major: int) -> 
         assert it.usage_of(oid) > 1_000_000
 
 
-async def test_f44_a_dump_of_many_tables_fits_into_one_transaction(
-    place: Path, bindir: Path, template: Path
-) -> None:
+async def test_f44_a_dump_of_many_tables_fits_into_one_transaction(running_one: Cluster) -> None:
     # The locks of 3,147 tables with their indexes and sequences did not find room by default.
     locks = "SELECT count(pg_advisory_xact_lock(i)) FROM generate_series(1, 20000) i"
-    async with cluster(bindir, root=place, template=template, settings=SCRATCH) as it:
-        assert await value(it, locks) == 20000
+    assert await value(running_one, locks) == 20000
 
 
 def measured(tree: Path) -> int:
@@ -586,19 +580,20 @@ def measured(tree: Path) -> int:
     return int(said.split()[0])
 
 
-async def test_f44_its_size_is_what_lies_on_disk(place: Path, bindir: Path, template: Path) -> None:
-    async with cluster(bindir, root=place, template=template, settings=SCRATCH) as it:
-        connection = await it.connect()
-        await connection.execute("CREATE DATABASE other")
-        await connection.execute("CHECKPOINT")
-        oids = {row[0]: row[1] for row in await connection.fetch("SELECT datname, oid FROM pg_database")}
-        before, small, other = it.usage(), it.usage_of(oids["postgres"]), it.usage_of(oids["other"])
-        await connection.execute(
-            "CREATE TABLE big AS SELECT repeat('x', 1000) AS t FROM generate_series(1, 20000); CHECKPOINT"
-        )
-        assert it.usage_of(oids["postgres"]) - small > 20_000_000
-        assert it.usage() - before > 20_000_000
-        assert it.usage_of(oids["other"]) == other
-        assert it.usage_of(4_000_000_000) == 0
-        assert abs(measured(it.datadir) - folders.usage(it.datadir)) < 1_000_000
-        await connection.close()
+async def test_f44_its_size_is_what_lies_on_disk(running_one: Cluster) -> None:
+    it = running_one
+    connection = await it.connect()
+    await connection.execute("CREATE DATABASE other")
+    await connection.execute("CHECKPOINT")
+    oids = {row[0]: row[1] for row in await connection.fetch("SELECT datname, oid FROM pg_database")}
+    before, small, other = it.usage(), it.usage_of(oids["postgres"]), it.usage_of(oids["other"])
+    await connection.execute(
+        "CREATE TABLE big AS SELECT repeat('x', 1000) AS t FROM generate_series(1, 20000)"
+    )
+    await connection.execute("CHECKPOINT")
+    assert it.usage_of(oids["postgres"]) - small > 20_000_000
+    assert it.usage() - before > 20_000_000
+    assert it.usage_of(oids["other"]) == other
+    assert it.usage_of(4_000_000_000) == 0
+    assert abs(measured(it.datadir) - folders.usage(it.datadir)) < 1_000_000
+    await connection.close()
