@@ -27,7 +27,6 @@ from asyncbackup.stream import Progress
 from asyncbackup.threads import in_thread
 from asyncbackup.unpack import Unpacked
 
-_TRANSACTION_TIMEOUT_SINCE = 17
 _OTHERS_SHARE = 2  # a server in use needs room for the locks of everybody else
 _FROM = re.compile(rb"^-- Dumped from database version (\d+)", re.MULTILINE)
 _BY = re.compile(rb"^-- Dumped by pg_dump version (\d+)", re.MULTILINE)
@@ -217,7 +216,7 @@ async def decide(
         roles=new_roles,
         one_transaction=manifest is not None
         and one_transaction(manifest, target.lock_slots // _OTHERS_SHARE),
-        older_server=target.server_version.major < _TRANSACTION_TIMEOUT_SINCE <= evidence.client_major,
+        older_server=target.server_version.major < target_of.TRANSACTION_TIMEOUT_SINCE <= evidence.client_major,
         warnings=tuple(warnings),
     )
 

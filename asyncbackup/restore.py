@@ -135,7 +135,7 @@ async def _unchanged(run: Run, admin: Connection) -> None:
             f"{run.target}: another database stands there than a moment ago", hint="restore again"
         )
     if now is not None and now.hindrances:
-        raise RefusedError(f"{run.target}: it has {'; '.join(now.hindrances)}")
+        raise RefusedError(f"{run.target}: it {'; it '.join(now.hindrances)}")
 
 
 @contextlib.asynccontextmanager
@@ -243,7 +243,7 @@ async def _swap(run: Run, admin: Connection, loaded: Loaded, compared: readback.
     run.enter("swapping")
     plan = run.plan
     if plan.target.present and (found := await target_of.hindrances(admin, run.target.dbname)):
-        raise RefusedError(f"{run.target}: it has {'; '.join(found)} now, which would be lost")
+        raise RefusedError(f"{run.target}: it {'; it '.join(found)} now, which would be lost")
     oid = await swap_of.oid_of(admin, plan.restoring)
     if oid is None:
         raise LoadError(f"{run.target}: {plan.restoring} is gone: somebody has dropped it")

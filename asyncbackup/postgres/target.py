@@ -21,6 +21,7 @@ SESSION = (
 )
 """What a session sets that changes something, since its role or database may have set otherwise."""
 
+TRANSACTION_TIMEOUT_SINCE = 17
 _IDLE_SINCE = 14
 _SET_OPTION_SINCE = 16
 _ALWAYS_THERE = "plpgsql"
@@ -119,6 +120,8 @@ async def begin(connected: Connection) -> None:
     await connected.execute(SESSION)
     if connected.get_server_version().major >= _IDLE_SINCE:
         await connected.execute("SET idle_session_timeout = 0")
+    if connected.get_server_version().major >= TRANSACTION_TIMEOUT_SINCE:
+        await connected.execute("SET transaction_timeout = 0")
 
 
 async def look(connected: Connection, dbname: str) -> Target:
@@ -167,7 +170,7 @@ async def _present(connected: Connection, dbname: str) -> Present | None:
         mine=row["mine"],
         hindrances=await hindrances(connected, dbname)
         if database["datconnlimit"] != _INVALID
-        else ("the server calls it invalid, since a DROP DATABASE was interrupted: drop it",),
+        else ("is invalid, since a DROP DATABASE of it was interrupted: drop it",),
     )
 
 
@@ -176,7 +179,7 @@ def _pairs(found: str | None) -> tuple[tuple[str, str], ...]:
 
 
 async def hindrances(connected: Connection, dbname: str) -> tuple[str, ...]:
-    """Return what a database has that would be lost or broken if another took its name."""
+    """Return what would be lost or broken if another database took this one's name, such as `has the …`."""
     found = []
     for query, one, more in (
         (_PREPARED, "the prepared transaction", "the prepared transactions"),
@@ -185,7 +188,7 @@ async def hindrances(connected: Connection, dbname: str) -> tuple[str, ...]:
     ):
         names = [row[0] for row in await connected.fetch(query, dbname)]
         if names:
-            found.append(f"{more if len(names) > 1 else one} {', '.join(names)}")
+            found.append(f"has {more if len(names) > 1 else one} {', '.join(names)}")
     return tuple(found)
 
 
@@ -280,4 +283,4 @@ def refusals(target: Target, loads_into: int) -> Iterator[str]:
             f" {target.present.properties.owner}: name another with --admin-user"
         )
     for hindrance in target.present.hindrances:
-        yield f"the database that would be replaced has {hindrance}"
+        yield f"the database that would be replaced {hindrance}"

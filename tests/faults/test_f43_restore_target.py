@@ -240,6 +240,13 @@ def test_f43_what_would_be_lost_is_named(site: Site, pg15: Postgres, plain: Data
     assert len(kept(pg15, "plain")) == 1
 
 
+def test_f43_an_invalid_database_is_not_kept(site: Site, pg15: Postgres, plain: Database) -> None:
+    pg15.psql("postgres", "UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'plain'")
+    refused(restore(site, plain), "is invalid, since a DROP DATABASE of it was interrupted: drop it")
+    pg15.drop("plain")
+    restored(site, plain)
+
+
 def test_f43_an_older_server_is_refused(site: Site, pg15: Postgres, pg16: Postgres) -> None:
     site.use(pg15, pg16)
     with Databases(pg16) as factory:
