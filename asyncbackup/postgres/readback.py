@@ -205,17 +205,22 @@ async def _relations(connected: Connection, blocks: Iterable[CopyBlock]) -> list
     by_table: dict[Table, list[CopyBlock]] = {}
     for block in blocks:
         by_table.setdefault((block.schema, block.table), []).append(block)
-    tables = list(by_table)
-    found: dict[Table, tuple[str, str]] = {}
-    for begin in range(0, len(tables), _BATCH):
-        batch = tables[begin : begin + _BATCH]
-        rows = await connected.fetch(_RELATIONS, [one[0] for one in batch], [one[1] for one in batch])
-        found |= {batch[i - 1]: (kind, condition or "") for i, kind, condition in rows}
+    found = await _there(connected, list(by_table))
     relations = [
         _Relation(table, tuple(of_table), *found.get(table, (None, "")))
         for table, of_table in by_table.items()
     ]
     return sorted(relations, key=lambda relation: -relation.bytes)
+
+
+async def _there(connected: Connection, names: Sequence[Table]) -> dict[Table, tuple[str, str]]:
+    """Return kind and extension's condition of those relations that are there."""
+    found: dict[Table, tuple[str, str]] = {}
+    for begin in range(0, len(names), _BATCH):
+        batch = names[begin : begin + _BATCH]
+        rows = await connected.fetch(_RELATIONS, [one[0] for one in batch], [one[1] for one in batch])
+        found |= {batch[i - 1]: (kind, condition or "") for i, kind, condition in rows}
+    return found
 
 
 async def _tables(
@@ -318,12 +323,8 @@ async def _objects(connected: Connection, expected: Mapping[str, int], findings:
 
 async def _sequences(connected: Connection, expected: Expected, findings: _Findings) -> None:
     sequences = expected.sequences
-    tables = [(one.schema, one.name) for one in sequences]
-    there = set()
-    for begin in range(0, len(tables), _BATCH):
-        batch = tables[begin : begin + _BATCH]
-        rows = await connected.fetch(_RELATIONS, [one[0] for one in batch], [one[1] for one in batch])
-        there |= {batch[i - 1] for i, kind, _ in rows if kind == "S"}
+    kinds = await _there(connected, [(one.schema, one.name) for one in sequences])
+    there = {table for table, (kind, _) in kinds.items() if kind == "S"}
     values = [one for one in sequences if (one.schema, one.name) in there]
     for one in sequences:
         if (one.schema, one.name) not in there:
