@@ -4,30 +4,32 @@ import re
 
 from asyncbackup.model import SequenceValue
 
-_IDENT = rb'(?:"(?:[^"]|"")+"|[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*)'
-_COPY = re.compile(rb"COPY (%b)\.(%b) (?:\((.*)\) )? ?FROM stdin;" % (_IDENT, _IDENT), re.DOTALL)
-_COLUMN = re.compile(rb"(%b)(?:, |\Z)" % _IDENT, re.DOTALL)
+IDENT = rb'(?:"(?:[^"]|"")+"|[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*)'
+"""One identifier, quoted or not, as a pattern; it fits bytes in any encoding that a server has."""
+
+_COPY = re.compile(rb"COPY (%b)\.(%b) (?:\((.*)\) )? ?FROM stdin;" % (IDENT, IDENT), re.DOTALL)
+_COLUMN = re.compile(rb"(%b)(?:, |\Z)" % IDENT, re.DOTALL)
 _SETVAL = re.compile(rb"SELECT pg_catalog\.setval\('((?:[^']|'')+)', (-?\d+), (true|false)\);", re.DOTALL)
-_QUALIFIED = re.compile(rb"(%b)\.(%b)" % (_IDENT, _IDENT), re.DOTALL)
+_QUALIFIED = re.compile(rb"(%b)\.(%b)" % (IDENT, IDENT), re.DOTALL)
 _LO_OPEN = re.compile(rb"SELECT pg_catalog\.lo_open\('(\d+)', \d+\);")
 _ENCODING = re.compile(rb"SET client_encoding = '([^']*)';")
-_OWNER = re.compile(rb"ALTER .* OWNER TO (%b);\Z" % _IDENT, re.DOTALL)
+_OWNER = re.compile(rb"ALTER .* OWNER TO (%b);\Z" % IDENT, re.DOTALL)
 _NAMED = re.compile(
     rb"(?:SET SESSION AUTHORIZATION|ALTER DEFAULT PRIVILEGES FOR ROLE|CREATE USER MAPPING FOR"
-    rb"|CREATE ROLE) (%b)" % _IDENT,
+    rb"|CREATE ROLE) (%b)" % IDENT,
     re.DOTALL,
 )
 _GRANT = re.compile(
-    rb"(?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES) .* (?:TO|FROM) (%b)[^\"]*;\Z" % _IDENT, re.DOTALL
+    rb"(?:GRANT|REVOKE|ALTER DEFAULT PRIVILEGES) .* (?:TO|FROM) (%b)[^\"]*;\Z" % IDENT, re.DOTALL
 )
-_POLICY = re.compile(rb"CREATE POLICY .*? TO (%b(?:, %b)*)" % (_IDENT, _IDENT), re.DOTALL)
+_POLICY = re.compile(rb"CREATE POLICY .*? TO (%b(?:, %b)*)" % (IDENT, IDENT), re.DOTALL)
 _SUPERUSER = re.compile(
     rb"ALTER (?:FOREIGN DATA WRAPPER|EVENT TRIGGER|PUBLICATION|SUBSCRIPTION) %b OWNER TO (%b);\Z"
-    % (_IDENT, _IDENT),
+    % (IDENT, IDENT),
     re.DOTALL,
 )
-_TABLESPACE = re.compile(rb"(?:SET default_tablespace = |CREATE TABLESPACE )(%b)[ ;]" % _IDENT, re.DOTALL)
-_EXTENSION = re.compile(rb"CREATE EXTENSION IF NOT EXISTS (%b) " % _IDENT, re.DOTALL)
+_TABLESPACE = re.compile(rb"(?:SET default_tablespace = |CREATE TABLESPACE )(%b)[ ;]" % IDENT, re.DOTALL)
+_EXTENSION = re.compile(rb"CREATE EXTENSION IF NOT EXISTS (%b) " % IDENT, re.DOTALL)
 _ROLE_STATEMENTS = (
     b"ALTER ",
     b"SET SESSION ",
