@@ -73,6 +73,14 @@ class Conf:
         return bool(self.databases) or any(not pattern.exclude for pattern in self.patterns)
 
 
+class WrongLinesError(ConfigError):
+    """Lines of the file are wrong; `rest` is what the others say."""
+
+    def __init__(self, problems: list[str], rest: Conf) -> None:
+        super().__init__(problems)
+        self.rest = rest
+
+
 _Entry = DatabaseSpec | DatabasePattern | Schedule
 
 
@@ -135,8 +143,6 @@ def parse(data: bytes, *, default_port: int, source: str) -> Conf:
                     break
                 continue
         warnings.append(f"{source}:{number}: repeats line {same}, and is ignored")
-    if problems:
-        raise ConfigError(problems)
     if foreign:
         kinds = "; ".join(f"{kind}: line {_numbers(lines)}" for kind, lines in islice(foreign.items(), 10))
         warnings.append(f"{source}: lines for other kinds of database are skipped ({kinds})")
@@ -146,6 +152,8 @@ def parse(data: bytes, *, default_port: int, source: str) -> Conf:
         schedules=tuple(entry for _, entry in entries if isinstance(entry, Schedule)),
         lines=tuple(number for number, entry in entries if isinstance(entry, DatabaseSpec)),
     )
+    if problems:
+        raise WrongLinesError(problems, conf)
     warnings += _exclusion_warnings(conf, source)
     if len(warnings) > MAX_MESSAGES:
         warnings[MAX_MESSAGES:] = [f"{source}: {len(warnings) - MAX_MESSAGES} more such warnings"]

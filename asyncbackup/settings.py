@@ -151,8 +151,8 @@ class Settings(BaseSettings):
     restore_jobs: units.Some = _default("1")
     """Connections to restore a database over; with 1, it is restored in one transaction if possible."""
 
-    ftp_url: units.Hidden = _default("")
-    """FTP folder to copy each backup to, ending in a slash; empty turns it off."""
+    ftp_url: units.HiddenFtp = _default("")
+    """FTP folder to copy each backup to, ending in a slash: `ftp://…` or `ftps://…`; empty turns it off."""
     ftp_user: str = _default("")
     """User at the FTP server."""
     ftp_password: units.Hidden = _default("")
@@ -210,6 +210,7 @@ GROUPS = {
 }
 """The first variable of each group, and the group's title."""
 
+_TLS_MODES = ("", "disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _MESSAGES = {
     "bool_parsing": "must be true or false",
     "greater_than": "must be longer than 0, such as 90s, 30m, 12h or 1d",
@@ -227,6 +228,29 @@ def _has_file(field: str) -> bool:
 
 def load(environ: Mapping[str, str]) -> Settings:
     """Return the settings, or raise ConfigError with every wrong variable; empty ones count as unset."""
+    settings, problems = _understood(environ)
+    if problems:
+        raise ConfigError(problems)
+    return settings
+
+
+def read(environ: Mapping[str, str]) -> tuple[Settings, conf.Conf]:
+    """Return settings and databases, or raise ConfigError with all that is wrong with either."""
+    settings, problems = _understood(environ)
+    found = conf.Conf()
+    # The file that a wrong variable does not name is none of our business.
+    if not any(problem.startswith("BACKUP_CONF") for problem in problems):
+        try:
+            found = databases(settings)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(tuple(dict.fromkeys(problems)))
+    return settings, found
+
+
+def _understood(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
+    """Return the settings, with defaults for what is wrong, and what is wrong."""
     values: dict[str, Any] = {}
     problems: list[str] = []
     for field in Settings.model_fields:
@@ -240,13 +264,14 @@ def load(environ: Mapping[str, str]) -> Settings:
             problems.append(f"{name}: must be text in UTF-8")
         elif value.strip():
             values[field] = value
+    if environ.get("PGSSLMODE", "") not in _TLS_MODES:
+        problems.append(f"PGSSLMODE={shown(environ['PGSSLMODE'])}: must be one of{' '.join(_TLS_MODES)}")
     try:
         settings = Settings(**values)
     except ValidationError as error:
         problems += [_problem(details, values) for details in error.errors()]
-        raise ConfigError(problems) from error
-    if problems:
-        raise ConfigError(problems)
+        wrong = {details["loc"][0] for details in error.errors()}
+        settings = Settings(**{field: value for field, value in values.items() if field not in wrong})
     settings._logins = {  # noqa: SLF001 - ours
         name: Secret(value) for name, value in environ.items() if value and _LOGIN.fullmatch(name)
     }
@@ -255,7 +280,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         update["backup_dir"] = settings.root_backup_dir
     if settings.postgresql_port_num:
         update["default_port"] = settings.postgresql_port_num
-    return settings.model_copy(update=update)
+    return settings.model_copy(update=update), problems
 
 
 def _problem(details: ErrorDetails, values: Mapping[str, str]) -> str:
@@ -278,8 +303,9 @@ def credentials(settings: Settings, target: DatabaseSpec | Server) -> Credential
 def databases(settings: Settings) -> conf.Conf:
     """Return what to back up: the file's content, or the environment's one database where it lists none.
 
-    Raises ConfigError for a wrong file, one that is named but missing, and unreadable credentials.
+    Raises ConfigError for a file that is named but missing, or with every wrong line and unreadable login.
     """
+    problems: dict[str, None] = {}
     try:
         found = conf.load(settings.backup_conf, default_port=settings.default_port)
     except FileNotFoundError as error:
@@ -287,12 +313,14 @@ def databases(settings: Settings) -> conf.Conf:
             problem = f"BACKUP_CONF={shown(str(settings.backup_conf), MAX_PATH)}: there is no such file"
             raise ConfigError([problem]) from error
         found = conf.Conf()
-    if not found.lists_databases:
+    except conf.WrongLinesError as error:
+        problems |= dict.fromkeys(error.problems)
+        found = error.rest
+    if not found.lists_databases and not problems:
         host, port = settings.database_service_name, settings.default_port
         spec = DatabaseSpec(host, port, settings.postgresql_database)
         found = replace(found, databases=(spec,), lines=(0,))
     wanted = conf.wanted_servers(found.patterns)
-    problems: dict[str, None] = {}
     for server in dict.fromkeys([*(spec.server for spec in found.databases), *wanted]):
         try:
             credentials(settings, server)

@@ -4,6 +4,7 @@ Every function takes text, returns the value, and raises ValueError with a sente
 would be right. The types at the end are for the fields of a pydantic model.
 """
 
+import os
 import re
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +24,7 @@ MODES = {"600": 0o600, "640": 0o640}
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,9}")
 _PART = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([dhms]?)[ ]*")
+_FTP = re.compile(r"ftps?://(?:[^/@]*@)?[^/@:\s]", re.IGNORECASE)
 _POSIX_ZONE = re.compile(r"<?[A-Za-z0-9+-]{3,10}>?[+-]?[0-9:]{1,9}[A-Za-z0-9<>+,./:-]{0,60}")
 
 
@@ -87,9 +89,20 @@ def parse_web(text: str) -> str:
     return text
 
 
+def parse_ftp(text: str) -> str:
+    """Return the URL of a folder at an FTP server."""
+    if text and not _FTP.match(text):
+        raise ValueError("must begin with ftp:// or ftps://, and name a host")
+    return text
+
+
 def parse_folders(text: str) -> tuple[Path, ...]:
-    """Return the folders of a list with colons."""
-    return tuple(Path(part) for part in text.split(":") if part)
+    """Return the folders of a list with colons; each must be there."""
+    folders = [part for part in text.split(":") if part]
+    for number, folder in enumerate(folders, 1):
+        if not os.path.isdir(folder):  # noqa: PTH112 - never raises
+            raise ValueError(f"must be folders that exist; number {number} does not")
+    return tuple(map(Path, folders))
 
 
 def from_text(parse: Callable[[str], object]) -> BeforeValidator:
@@ -111,5 +124,6 @@ Hidden = Annotated[
     PlainSerializer(lambda secret: str(secret) if secret else ""),  # or a model_dump would tell it
 ]
 HiddenUrl = Annotated[Hidden, from_text(parse_web)]
+HiddenFtp = Annotated[Hidden, from_text(parse_ftp)]
 Folder = Annotated[Path | None, from_text(lambda text: Path(text) if text else None)]
 Lower = from_text(str.lower)

@@ -92,8 +92,8 @@ def begin(environ: Mapping[str, str] | None = None) -> Session:
     # Our own events tell of every retry; stamina's would go to stdout.
     stamina.instrumentation.set_on_retry_hooks([])
     os.umask(0o077)
-    loaded = settings_of.load(environ)
-    begun = Session(environ=environ, settings=loaded, conf=settings_of.databases(loaded))
+    loaded, found = settings_of.read(environ)
+    begun = Session(environ=environ, settings=loaded, conf=found)
     _begun.append(begun)
     return begun
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from asyncbackup import settings as module
 from asyncbackup.errors import ConfigError
 from asyncbackup.model import Credentials, DatabaseSpec, Secret, Server
-from asyncbackup.settings import Settings, credentials, databases, load, reference
+from asyncbackup.settings import Settings, credentials, databases, load, read, reference
 from asyncbackup.units import format_duration, parse_duration, parse_zone
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
@@ -84,7 +84,9 @@ def test_defaults_of_what_is_new() -> None:
         ("BACKUP_FILE_MODE", "0o600", 0o600),
         ("DUMP_GLOBALS", "no", False),
         ("GLOBALS_PASSWORDS", "TRUE", True),
-        ("PG_BINDIRS", "/a/bin::/b", (Path("/a/bin"), Path("/b"))),
+        ("PG_BINDIRS", "/usr/bin::/", (Path("/usr/bin"), Path("/"))),
+        ("FTP_URL", "ftp://u:p@example/backups/", Secret("ftp://u:p@example/backups/")),
+        ("FTP_URL", "FTPS://[::1]:21/", Secret("FTPS://[::1]:21/")),
         ("LOCK_DIR", "/run/lock", Path("/run/lock")),
         ("TZ", "America/Vancouver", "America/Vancouver"),
         ("TZ", "PST8PDT,M3.2.0,M11.1.0", "PST8PDT,M3.2.0,M11.1.0"),
@@ -218,12 +220,79 @@ def test_a_machine_without_zone_data_takes_any_zone(monkeypatch: pytest.MonkeyPa
     assert parse_zone("Amerika/Vancouver") == "Amerika/Vancouver"
 
 
+@pytest.mark.parametrize("url", ["http://hunter2/", "hunter2", "sftp://hunter2/", "ftp://", "ftp:///hunter2"])
+def test_a_url_that_is_no_ftp_folder_is_not_repeated(url: str) -> None:
+    assert problems({"FTP_URL": url}) == ("FTP_URL: must begin with ftp:// or ftps://, and name a host",)
+
+
+def test_folders_of_clients_must_be_there() -> None:
+    assert problems({"PG_BINDIRS": "/:/nope:/none"}) == (
+        'PG_BINDIRS="/:/nope:/none": must be folders that exist; number 2 does not',
+    )
+
+
+def test_libpq_knows_six_tls_modes() -> None:
+    assert problems({"PGSSLMODE": "bogus"}) == (
+        'PGSSLMODE="bogus": must be one of disable allow prefer require verify-ca verify-full',
+    )
+    assert load({"PGSSLMODE": "verify-ca"}) == load({"PGSSLMODE": ""})
+
+
+def test_variables_lines_and_logins_are_reported_together(tmp_path: Path) -> None:
+    path = tmp_path / "backup.conf"
+    path.write_text("a/x\nnonsense\nb/*\n1 2 3\n")
+    environ = {
+        "BACKUP_CONF": f"{path}",
+        "NUM_BACKUPS": "many",
+        "DEFAULT_PORT": "none",
+        "A_USER_FILE": "/none",
+        "B_PASSWORD_FILE": "/none",
+        "POSTGRESQL_PASSWORD_FILE": "/none",
+    }
+    with pytest.raises(ConfigError) as caught:
+        read(environ)
+    said = [
+        line.partition("=")[0].partition(f"{path}:")[2] or line.partition("=")[0]
+        for line in caught.value.problems
+    ]
+    assert [one[:2] if one[0].isdigit() else one for one in said] == [
+        "POSTGRESQL_PASSWORD_FILE",
+        "DEFAULT_PORT",
+        "NUM_BACKUPS",
+        "2:",
+        "4:",
+        "A_USER_FILE",
+        "B_PASSWORD_FILE",
+    ]
+
+
+def test_where_the_file_is_wrong_nothing_is_said_of_another_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("backup.conf").write_text("nonsense\n")
+    with pytest.raises(ConfigError) as caught:
+        read({"BACKUP_CONF": "\udcff", "NUM_BACKUPS": "x"})
+    assert [line[:11] for line in caught.value.problems] == ["BACKUP_CONF", "NUM_BACKUPS"]
+    with pytest.raises(ConfigError) as caught:
+        read({"BACKUP_CONF": "none", "POSTGRESQL_DATABASE": "x", "NUM_BACKUPS": "x"})
+    assert [line[:11] for line in caught.value.problems] == ["NUM_BACKUPS", "BACKUP_CONF"]
+
+
 # --- Secrets and files
+
+
+def _begins(field: str) -> str:
+    return "ftp" if field == "ftp_url" else "https"
 
 
 def test_secrets_show_themselves_only_on_demand() -> None:
     environ = {
-        **{field.upper(): "https://hunter2" for field in Settings.model_fields if module._is_secret(field)},
+        **{
+            field.upper(): f"{_begins(field)}://hunter2"
+            for field in Settings.model_fields
+            if module._is_secret(field)
+        },
         "WALLET_DB_PASSWORD": "hunter2",
     }
     found = load(environ)
@@ -240,16 +309,16 @@ def test_secrets_show_themselves_only_on_demand() -> None:
 
 def test_a_wrong_setting_shows_no_secret_in_its_traceback() -> None:
     with pytest.raises(ConfigError) as caught:
-        load({"WEBHOOK_URL": "hunter2", "FTP_PASSWORD": "hunter2"})
+        load({"WEBHOOK_URL": "hunter2", "FTP_PASSWORD": "hunter2", "FTP_URL": "http://hunter2"})
     assert "hunter2" not in repr(caught.value) + str(caught.value.__cause__)
 
 
 @pytest.mark.parametrize("field", [field for field in Settings.model_fields if module._has_file(field)])
 def test_a_file_may_hold_any_secret_or_user(field: str, tmp_path: Path) -> None:
     path = tmp_path / "secret"
-    path.write_text("https://pässword\n")
+    path.write_text(f"{_begins(field)}://pässword\n")
     value = getattr(load({f"{field.upper()}_FILE": str(path)}), field)
-    assert (value.reveal() if isinstance(value, Secret) else value) == "https://pässword"
+    assert (value.reveal() if isinstance(value, Secret) else value) == f"{_begins(field)}://pässword"
 
 
 @pytest.mark.parametrize(
