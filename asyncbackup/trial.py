@@ -64,6 +64,7 @@ _ENDED = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # its state machine met the end of the connection
     OSError,
 )
 
@@ -142,7 +143,9 @@ async def verify(trial: Trial, tools: Tools) -> Verification:
         verdict, error = Verdict.UNVERIFIED, f"{trial.label}: {type(bug).__name__}: {bug}"
         tools.events.error("verify.bug", error=error, exc_info=bug)
     if verdict is Verdict.UNVERIFIED and trial.server and (ended := trial.server.cluster.failure()):
-        error, hint, trial.disturbed = f"{error} ({ended.message})", ended.hint, True
+        last = ended.message.splitlines()[-1]  # of its log
+        said = ended.message.partition(": ")[0]
+        error, hint, trial.disturbed = f"{error} ({said}: {last})", ended.hint, True
     if trial.differences and verdict is Verdict.GOOD:
         verdict = Verdict.BAD
         error = f"{trial.label}: what was restored is not what was backed up"

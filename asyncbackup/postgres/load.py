@@ -21,7 +21,14 @@ from io import FileIO
 from pathlib import Path
 from pwd import struct_passwd
 
-from asyncbackup.errors import AsyncbackupError, LackingError, LoadError
+from asyncbackup.errors import (
+    AsyncbackupError,
+    BusyError,
+    ConnectError,
+    KilledDumpError,
+    LackingError,
+    LoadError,
+)
 from asyncbackup.model import Manifest, PgVersion, Secret
 from asyncbackup.postgres.connect import passfile
 from asyncbackup.postgres.failures import classify
@@ -34,6 +41,8 @@ from asyncbackup.unpack import Unpacked, unpack
 _TOO_NEW = b"SET transaction_timeout = 0;\n"
 _HEADER = 4096  # bytes in which that line stands, if it does
 _ERROR = re.compile(r"^psql:<stdin>:(?P<line>\d+): (?:error: )?(?P<said>(?:ERROR|FATAL|PANIC):  .*)$")
+_REFUSED = re.compile(r"^(?:psql:<stdin>:\d+: )?(?:error: )?ERROR:  ", re.MULTILINE)
+_LOST = (KilledDumpError, BusyError, ConnectError)
 _WHERE = re.compile(r"^CONTEXT:  (?P<where>COPY .*?, line \d+(?:, column [^:]*)?)")
 _SCRIPT_FAILED = 3
 _RESTRICT_SINCE = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}  # minor by major; all newer ones do
@@ -245,9 +254,13 @@ def failure(subject: str, child: Child, status: int) -> AsyncbackupError:
             lacking=lacking,
             hint="this says nothing about the backup; install what is missing, and try again",
         )
-    if status == _SCRIPT_FAILED:
-        return LoadError(f"{subject}: it does not load: {first}", hint="see docs/how-to/troubleshooting.md")
     kind, hint = classify(said)
+    # When the server ends while psql commits, that is a failure of the script, too, as psql sees it.
+    lost = issubclass(kind, _LOST) and not _REFUSED.search(said)
+    if status == _SCRIPT_FAILED and not lost:
+        return LoadError(f"{subject}: it does not load: {first}", hint="see docs/how-to/troubleshooting.md")
+    if status < 0:
+        kind = KilledDumpError  # psql itself was, by whoever has run out of memory
     kind = LoadError if kind.category == "dump" else kind
     return kind(f"{subject}: psql failed: {first}", hint=hint)
 

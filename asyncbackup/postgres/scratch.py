@@ -223,7 +223,7 @@ async def _drop(
             await admin.execute("DELETE FROM pg_catalog.pg_subscription WHERE subdbid = $1", made.oid)
             await admin.execute(f"ALTER DATABASE {quoted(made.name)} IS_TEMPLATE false")
             await admin.execute(f"DROP DATABASE {quoted(made.name)} WITH (FORCE)")
-    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
         scratch.give_up()
 
 
