@@ -31,6 +31,12 @@ class AsyncbackupError(Exception):
         self.message = message
         self.hint = hint
 
+    def rename(self, subject: object, to: object) -> None:
+        """Name another subject where the message begins with this one."""
+        if self.message.startswith(f"{subject}: "):
+            self.message = f"{to}{self.message.removeprefix(str(subject))}"
+            self.args = (self.message,)
+
 
 class ConfigError(AsyncbackupError):
     """The configuration is wrong; `problems` holds every one of them, not just the first."""

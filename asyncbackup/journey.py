@@ -110,11 +110,15 @@ async def _globals(journey: Journey, tools: Tools) -> Backup:
     server = journey.spec.server
     journey.stage = "connecting"
     at = _endpoint(DatabaseSpec(server.host, server.port, tools.doors.get(server, "postgres")), tools)
-    async with facts_of.snapshot(at, export=False) as snapshot:
-        facts = snapshot.facts
-        client = _client(journey, tools, facts)
-    command = dumps.globals_command(client, at, tools.limits, passwords=tools.globals_passwords)
-    return await _write(journey, tools, command, at, client, facts, _nothing)
+    try:
+        async with facts_of.snapshot(at, export=False) as snapshot:
+            facts = snapshot.facts
+            client = _client(journey, tools, facts)
+        command = dumps.globals_command(client, at, tools.limits, passwords=tools.globals_passwords)
+        return await _write(journey, tools, command, at, client, facts, _nothing)
+    except AsyncbackupError as error:
+        error.rename(at.spec, journey.spec)  # whichever database served may be good, or nobody's concern
+        raise
 
 
 async def _at_work(tools: Tools, at: Endpoint) -> bool:

@@ -46,7 +46,7 @@ async def survey(
             try:
                 return await _overview(settings, environ, server, (*names, *_MAINTENANCE))
             except Exception as error:  # noqa: BLE001 - one server never stops the others
-                return AsyncbackupError(f"{server}: {type(error).__name__}: {error}")
+                return AsyncbackupError(f"{server}/*: {type(error).__name__}: {error}")
 
     answers = dict(zip(servers, await asyncio.gather(*map(ask, servers)), strict=True))
     sizes: dict[DatabaseSpec, int] = {}
@@ -61,16 +61,9 @@ async def survey(
                 hint="set PGSSLMODE=verify-full and PGSSLROOTCERT, so that nobody can stand in for it",
             )
         if isinstance(answer, facts_of.Overview):
-            names[server] = list(answer.sizes)
+            # What the role may not connect to is meant all the same, and fails: else nobody would notice.
+            names[server] = [*answer.sizes, *answer.closed]
             sizes |= {DatabaseSpec(server.host, server.port, name): n for name, n in answer.sizes.items()}
-            if server in wild and answer.closed:
-                events.warning(
-                    "databases.skipped",
-                    host=server.host,
-                    port=server.port,
-                    databases=list(answer.closed),
-                    hint="the role may not connect to them: GRANT CONNECT, or exclude them by name",
-                )
             if server in wild:
                 _tell_of_odd_names(configured, server, names[server], events)
         elif server in wild:
@@ -107,10 +100,12 @@ async def _overview(
         try:
             at = endpoint(spec, credentials(settings, spec), environ, settings.connect_timeout)
             return await facts_of.overview(at)
-        except (DatabaseMissingError, AccessError) as error:
-            problem = problem or error  # another of its databases may let us in
         except AsyncbackupError as error:
-            return error
+            # Which of its databases was tried says nothing to whoever has written a wildcard.
+            error.rename(spec, f"{server}/*")
+            problem = problem or error
+            if not isinstance(error, DatabaseMissingError | AccessError):
+                return error  # no other of its databases would let us in
     assert problem is not None  # noqa: S101 - there is at least one name to try
     return problem
 

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import asyncpg
 
+from asyncbackup.dbspec import spec_text
 from asyncbackup.errors import AccessError, AsyncbackupError, BusyError, ConnectError, DatabaseMissingError
 from asyncbackup.model import Credentials, DatabaseSpec, Secret, Server
 from asyncbackup.postgres import handshake
@@ -176,7 +177,7 @@ async def connection(endpoint: Endpoint, *, answer: float | None = _ANSWER) -> A
             hint="name the certificate of the authority that signed the server's, or say system",
         )
     required = handshake.kept(os.environ, str(endpoint.spec), verified=tls_verified(os.environ))
-    with mapped(endpoint.spec), required:
+    with mapped(endpoint.spec), _entering(endpoint), required:
         endpoint.spec.dbname.encode()  # asyncpg can say nothing else, and says so badly
         connected = await asyncpg.connect(
             # asyncpg looks into a service file only when a DSN names the service.
@@ -198,6 +199,19 @@ async def connection(endpoint: Endpoint, *, answer: float | None = _ANSWER) -> A
         yield connected
     finally:
         connected.terminate()
+
+
+@contextlib.contextmanager
+def _entering(endpoint: Endpoint) -> Iterator[None]:
+    """Say what would help where a login is refused."""
+    spec = endpoint.spec
+    try:
+        yield
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise AccessError(
+            f"{spec}: {error}",
+            hint=f"let the role in (GRANT CONNECT ON DATABASE), or exclude it by a line !{spec_text(spec)}",
+        ) from error
 
 
 def tls_verified(environ: Mapping[str, str]) -> bool:

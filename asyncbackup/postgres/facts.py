@@ -150,7 +150,7 @@ async def overview(endpoint: Endpoint) -> Overview:
         dbname=endpoint.spec.dbname,
         server_version=version,
         sizes={row[0].decode("utf-8", "surrogateescape"): row[1] for row in rows if row[1] is not None},
-        closed=tuple(row[0].decode("utf-8", "replace") for row in rows if row[1] is None),
+        closed=tuple(row[0].decode("utf-8", "surrogateescape") for row in rows if row[1] is None),
     )
 
 

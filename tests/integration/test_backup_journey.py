@@ -468,6 +468,15 @@ class TestGlobals:
         assert denied.only["status"] == "good"
         (event,) = denied.named("backup.failed")
         assert event["dbname"] == "@globals"
+        assert found["error"].startswith(f"{source.spec.server}/@globals: pg_dumpall: ")
+
+    def test_nobody_to_ask(self, site: Site) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as nobody:
+            port = nobody.getsockname()[1]
+        site.use(DUMP_GLOBALS="true").configure(f"127.0.0.1:{port}/*", f"127.0.0.1:{port}/app")
+        done = site.backup()
+        said = {one["error"].rpartition(": ")[0] for one in (*done.databases, *done.report["globals"])}
+        assert said == {f"127.0.0.1:{port}/{name}" for name in ("*", "app", "@globals")}
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_a_role_with_one_connection_is_enough(
         pg15.psql("postgres", "DROP ROLE lonely")
 
 
-def test_a_wildcard_leaves_out_what_the_role_may_not_enter(
+def test_what_a_wildcard_means_and_the_role_may_not_enter_has_failed(
     pg15: Postgres, database: Databases, run_cli: Cli, tmp_path: Path
 ) -> None:
     for name in ("wild_open", "wild_closed"):
@@ -110,9 +110,20 @@ def test_a_wildcard_leaves_out_what_the_role_may_not_enter(
         assert found["wild_closed"]["category"] == "access"
         env |= conf(tmp_path, f"{address(pg15)}/wild_*")
         ran = run_cli("backup", "--json", env=env)
-        assert ran.returncode == 0, ran.stderr
-        assert list(results(ran)) == ["wild_open"]
-        assert "databases.skipped" in events(ran)
+        found = results(ran)
+        assert ran.returncode == 3, ran.stderr
+        assert {name: one["status"] for name, one in found.items()} == {
+            "wild_open": "good",
+            "wild_closed": "failed",
+        }
+        assert found["wild_closed"]["category"] == "access"
+        assert "GRANT CONNECT" in found["wild_closed"]["hint"]
+        # What is said does help.
+        excluded = found["wild_closed"]["hint"].rpartition(" ")[2]
+        assert excluded == f"!{address(pg15)}/wild_closed"
+        env |= conf(tmp_path, f"{address(pg15)}/wild_*", excluded)
+        ran = run_cli("backup", "--json", env=env)
+        assert (ran.returncode, list(results(ran))) == (0, ["wild_open"]), ran.stderr
     finally:
         pg15.psql("postgres", "DROP ROLE visitor")
 
