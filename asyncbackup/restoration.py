@@ -18,6 +18,7 @@ from asyncbackup.postgres import properties as properties_of
 from asyncbackup.postgres import target as target_of
 from asyncbackup.postgres.connect import Connection, Endpoint
 from asyncbackup.postgres.load import one_transaction, restricts
+from asyncbackup.postgres.parallel import possible
 from asyncbackup.postgres.properties import Change, quoted
 from asyncbackup.postgres.swap import kept_name, working_name
 from asyncbackup.postgres.target import Needs, Target
@@ -131,6 +132,8 @@ class Restoration:
     """The name that the old one gets; empty where there is none."""
     roles: tuple[roles_of.Role, ...]
     """Roles to make."""
+    jobs: int
+    """Connections to load over; with 1, psql does it."""
     one_transaction: bool
     older_server: bool
     warnings: tuple[str, ...]
@@ -200,6 +203,8 @@ async def decide(
         last = Change(what=f"the rights of {grantee}", statements=(grant,), vital=False)
         return (*found, last) if grantee else found
 
+    jobs, reason = _jobs(request, evidence)
+    warnings += [f"loaded over one connection, not {request.jobs}: {reason}"] if reason else []
     restoring = working_name(request.target.dbname, tools.run_id[-8:])
     return Restoration(
         request=request,
@@ -214,9 +219,12 @@ async def decide(
         restoring=restoring,
         kept=kept,
         roles=new_roles,
+        jobs=jobs,
         one_transaction=manifest is not None
         and one_transaction(manifest, target.lock_slots // _OTHERS_SHARE),
-        older_server=target.server_version.major < target_of.TRANSACTION_TIMEOUT_SINCE <= evidence.client_major,
+        older_server=target.server_version.major
+        < target_of.TRANSACTION_TIMEOUT_SINCE
+        <= evidence.client_major,
         warnings=tuple(warnings),
     )
 
@@ -233,6 +241,15 @@ async def _kept(request: Request, tools: Tools, connected: Connection) -> str:
         f"{request.target}: there is a database {kept} already, the name to keep the old one by",
         hint=f"nothing was touched; {_HOW}",
     )
+
+
+def _jobs(request: Request, evidence: Evidence) -> tuple[int, str]:
+    """Return how many connections can be used, and why not as many as somebody has asked for."""
+    if request.jobs == 1:
+        return 1, ""
+    scan = evidence.unpacked.scan
+    reason = "only psql goes on after errors" if request.go_on else possible(scan.encoding, scan.blocks)
+    return (1, reason) if reason else (request.jobs, "")
 
 
 def _made_with(request: Request, of_source: DatabaseProperties, target: Target) -> DatabaseProperties:

@@ -14,7 +14,7 @@ from asyncbackup import multiset
 from asyncbackup.errors import AsyncbackupError, DamagedError, LoadError, RefusedError, StorageError
 from asyncbackup.halfmade import AGAIN, PATIENCE, Restored, Run, half_made, make
 from asyncbackup.model import Difference
-from asyncbackup.postgres import readback
+from asyncbackup.postgres import parallel, readback
 from asyncbackup.postgres import swap as swap_of
 from asyncbackup.postgres import target as target_of
 from asyncbackup.postgres.connect import (
@@ -159,33 +159,52 @@ async def _alive(admin: Connection) -> AsyncIterator[None]:
 
 async def _load(run: Run) -> Loaded:
     run.enter("loading")
-    plan, tools = run.plan, run.tools
-    at = run.endpoint(plan.restoring)
-    env = child_environment(tools.environ, jit=plan.target.server_version.major >= JIT_SINCE)
-    env["PGOPTIONS"] += f" {_READ_WRITE}"
     run.work.progress = Progress()
+    try:
+        return await (_by_connections(run) if run.plan.jobs > 1 else _by_psql(run))
+    except OSError as error:
+        path = run.plan.evidence.selected.backup.path
+        raise StorageError(f"{path}: it cannot be read: {error.strerror or error}") from error
+
+
+async def _by_psql(run: Run) -> Loaded:
+    plan = run.plan
+    at = run.endpoint(plan.restoring)
+    env = child_environment(run.tools.environ, jit=plan.target.server_version.major >= JIT_SINCE)
+    env["PGOPTIONS"] += f" {_READ_WRITE}"
 
     def without_tablespaces(write: Callable[[bytes | memoryview], object]) -> WithoutTablespaces:
         return WithoutTablespaces(write, older_server=plan.older_server)
 
-    try:
-        return await load(
-            plan.psql.bindir / "psql",
-            Door(conninfo=conninfo(at), env=env, password=at.password),
-            plan.evidence.source,
-            subject=str(run.target),
-            one_transaction=plan.one_transaction,
-            older_server=plan.older_server,
-            go_on=plan.request.go_on,
-            restrict=restricts(plan.psql.version),
-            rewrite=None if plan.request.tablespaces else without_tablespaces,
-            progress=run.work.progress,
-            executor=tools.executor,
-            accept=lambda unpacked: _same(run, unpacked),
-        )
-    except OSError as error:
-        path = plan.evidence.selected.backup.path
-        raise StorageError(f"{path}: it cannot be read: {error.strerror or error}") from error
+    return await load(
+        plan.psql.bindir / "psql",
+        Door(conninfo=conninfo(at), env=env, password=at.password),
+        plan.evidence.source,
+        subject=str(run.target),
+        one_transaction=plan.one_transaction,
+        older_server=plan.older_server,
+        go_on=plan.request.go_on,
+        restrict=restricts(plan.psql.version),
+        rewrite=None if plan.request.tablespaces else without_tablespaces,
+        progress=run.work.progress,
+        executor=run.tools.executor,
+        accept=lambda unpacked: _same(run, unpacked),
+    )
+
+
+async def _by_connections(run: Run) -> Loaded:
+    plan = run.plan
+    return await parallel.load(
+        plan.evidence.source,
+        lambda: connection(run.endpoint(plan.restoring), answer=None),
+        plan.jobs,
+        subject=str(run.target),
+        older_server=plan.older_server,
+        tablespaces=plan.request.tablespaces,
+        progress=run.work.progress,
+        executor=run.tools.executor,
+        accept=lambda unpacked: _same(run, unpacked),
+    )
 
 
 def _same(run: Run, unpacked: Unpacked) -> None:
@@ -213,7 +232,7 @@ async def _compare(run: Run, loaded: Loaded) -> readback.Compared:
         lambda: connection(run.endpoint(plan.restoring), answer=None),
         expected,
         plan.request.level,
-        jobs=max(_COMPARING, plan.request.jobs),
+        jobs=max(_COMPARING, plan.jobs),
         again=again,
     )
     if compared.differences and not plan.request.go_on:

@@ -94,13 +94,13 @@ def end(child: "subprocess.Popen[str]") -> Result:
     return Result(returncode=child.returncode, stdout=stdout, stderr=stderr)
 
 
-def begin(site: Site, target: Database, stage: str) -> "subprocess.Popen[str]":
+def begin(site: Site, target: Database, stage: str, *arguments: str) -> "subprocess.Popen[str]":
     """Start a restore, and wait until it is in a stage; in two of them it stays."""
     server = target.server
     for role, of in ((LOADING, "loading"), (ANALYZING, "analyzing")):
         if stage == of:
             server.psql("postgres", f"CREATE ROLE {role}")
-    child = start(site, target)
+    child = start(site, target, *arguments)
     until_stage(child, stage)
     if stage == "loading":
         wait_for(partial(at_work, server, "COPY%"), "the load")
@@ -223,6 +223,30 @@ def test_f42_psql_is_killed(site: Site, target: Database) -> None:
     as_it_was(target, before)
 
 
+@pytest.mark.parametrize("how", ["we are told to stop", "we are killed", "a session is terminated"])
+def test_f42_over_several_connections(site: Site, target: Database, how: str) -> None:
+    server = target.server
+    before = state(server, NAME)
+    child = begin(site, target, "loading", "--jobs", "3")
+    assert len(pids(server, "datname LIKE '%\\_restoring\\_%'")) == 3
+    if how == "a session is terminated":
+        (pid,) = pids(server, "datname LIKE '%\\_restoring\\_%' AND state = 'active'")
+        server.query("postgres", f"SELECT pg_terminate_backend({pid})")
+        assert (end(child).returncode, half_made(server)) == (1, set())
+    elif how == "we are told to stop":
+        child.terminate()
+        assert end(child).returncode == 143
+    else:
+        child.kill()
+        end(child)
+        release(server)
+        wait_for(partial(nothing_of, server), "the end of our sessions", 20)
+        restored(site, target, "--jobs", "3", "--drop-old")
+        assert properties(server, NAME) == before[1]
+        return
+    as_it_was(target, before)
+
+
 @pytest.mark.parametrize("which", ["loading", "lock"])
 def test_f42_a_session_is_terminated(site: Site, target: Database, which: str) -> None:
     server = target.server
@@ -276,7 +300,8 @@ def in_transaction(database: Database, statement: str) -> Iterator[None]:
     try:
         holder.stdin.write(f"BEGIN; {statement}; SELECT 'done';\n")
         holder.stdin.flush()
-        assert holder.stdout.readline() == "done\n"
+        while "done" not in holder.stdout.readline():
+            pass
         yield
     finally:
         with contextlib.suppress(BrokenPipeError):
@@ -386,6 +411,16 @@ def test_f42_one_restore_of_a_database_at_a_time(site: Site, target: Database) -
     release(target.server)
     assert end(child).returncode == 0
     all_or_nothing(target, before)
+
+
+def test_f42_nor_from_another_database_of_the_server(site: Site, target: Database) -> None:
+    """A lock of this kind belongs to a database; whoever may not use `postgres` works from another one."""
+    number = swap_of.lock_number(NAME)
+    with in_transaction(Database(target.server, "template1"), f"SELECT pg_advisory_xact_lock({number})"):
+        done = restore(site, target)
+    assert (done.returncode, done.report["category"]) == (4, "locked")
+    assert "is being restored already, by postgres from a local socket since 20" in done.report["error"]
+    assert half_made(target.server) == set()
 
 
 # The swap

@@ -112,8 +112,12 @@ def refused(done: Result, category: str, *words: str, code: int = 1) -> None:
 # What comes back
 
 
-@pytest.mark.parametrize(("source", "target"), [(15, 15), (16, 16), (18, 18), (15, 18)])
-def test_every_row_comes_back(request: pytest.FixtureRequest, site: Site, source: int, target: int) -> None:
+@pytest.mark.parametrize(
+    ("source", "target", "jobs"), [(15, 15, "1"), (16, 16, "2"), (18, 18, "1"), (15, 18, "2")]
+)
+def test_every_row_comes_back(
+    request: pytest.FixtureRequest, site: Site, source: int, target: int, jobs: str
+) -> None:
     origin: Postgres = request.getfixturevalue(f"pg{source}")
     server: Postgres = request.getfixturevalue(f"pg{target}")
     site.use(origin, server)
@@ -125,7 +129,7 @@ def test_every_row_comes_back(request: pytest.FixtureRequest, site: Site, source
         back_up(site, torture, DUMP_GLOBALS="true")
         before = rows(origin, torture.name)
         there.made.append("torture_back")
-        words = (*to(server.spec("torture_back")), "--level", "content", "--create-roles")
+        words = (*to(server.spec("torture_back")), "--level", "content", "--create-roles", "--jobs", jobs)
         result = restored(site, torture.spec, *words)
         assert rows(server, "torture_back") == before
         assert (result["proven"], result["level"], result["differences"]) == (True, "content", [])
