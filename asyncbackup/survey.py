@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from asyncbackup import conf
+from asyncbackup import conf, pgpass
 from asyncbackup.errors import AccessError, AsyncbackupError, ConnectError, DatabaseMissingError
 from asyncbackup.events import Events
 from asyncbackup.model import DatabaseSpec, Outcome, Server, Status
@@ -48,6 +48,8 @@ async def survey(
             except Exception as error:  # noqa: BLE001 - one server never stops the others
                 return AsyncbackupError(f"{server}/*: {type(error).__name__}: {error}")
 
+    if (said := pgpass.problem(environ)) and any(_left_to_libpq(settings, environ, s) for s in servers):
+        events.warning("passfile.ignored", message=said, hint=f"chmod 0600 {pgpass.path(environ)}")
     answers = dict(zip(servers, await asyncio.gather(*map(ask, servers)), strict=True))
     sizes: dict[DatabaseSpec, int] = {}
     names: dict[Server, list[str]] = {}
@@ -76,6 +78,11 @@ async def survey(
     silent = frozenset(server for server, answer in answers.items() if isinstance(answer, ConnectError))
     doors = {server: a.dbname for server, a in answers.items() if isinstance(a, facts_of.Overview)}
     return Fleet(databases=databases, sizes=sizes, failed=tuple(failed), silent=silent, doors=doors)
+
+
+def _left_to_libpq(settings: Settings, environ: Mapping[str, str], server: Server) -> bool:
+    """Whether the password for a server is for libpq's own ways to find."""
+    return not environ.get("PGPASSWORD") and credentials(settings, server).password is None
 
 
 def _tell_of_odd_names(configured: conf.Conf, server: Server, names: Sequence[str], events: Events) -> None:

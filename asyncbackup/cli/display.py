@@ -273,8 +273,8 @@ def _sentence(event: Event) -> str:
     """Return a warning in words; one that is not known here, with all that it has to say."""
     fields = event.fields
     match event.name:
-        case "configuration.warning":
-            return str(fields["message"])
+        case _ if "message" in fields:
+            return "; ".join(str(fields[key]) for key in ("message", "hint") if fields.get(key))
         case "client.outdated":
             return (
                 f"pg_dump {fields['version']} has known security holes; update to {fields['update_to']}"

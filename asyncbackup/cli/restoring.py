@@ -14,7 +14,7 @@ from typing import Any
 
 import asyncpg
 
-from asyncbackup import dbspec, preflight
+from asyncbackup import dbspec, pgpass, preflight
 from asyncbackup import restore as restore_of
 from asyncbackup import settings as settings_of
 from asyncbackup.cli import logs, render, restored, text
@@ -122,6 +122,9 @@ def _run(wanted: Wanted, environ: Mapping[str, str]) -> Exit:
 def _tools(begun: Session, request: Request, executor: ThreadPoolExecutor) -> Tools:
     started = datetime.now(UTC)
     own = settings_of.credentials(begun.settings, request.target)
+    login = _login(begun, own)
+    if login.password is None and (said := pgpass.problem(begun.environ)):
+        begun.warn(said)
     found = asyncio.run(
         clients_of.clients(
             clients_of.bindirs(begun.settings.pg_bindirs, begun.environ.get("PATH", os.defpath)),
@@ -132,7 +135,7 @@ def _tools(begun: Session, request: Request, executor: ThreadPoolExecutor) -> To
         root=begun.settings.backup_dir,
         configured=begun.conf,
         environ=begun.environ,
-        login=_login(begun, own),
+        login=login,
         own_user=own.user,
         connect_timeout=begun.settings.connect_timeout,
         clients=tuple(one for one in found if os.access(one.bindir / "psql", os.X_OK)),

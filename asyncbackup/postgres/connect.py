@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import asyncpg
 
+from asyncbackup import pgpass
 from asyncbackup.dbspec import spec_text
 from asyncbackup.errors import AccessError, AsyncbackupError, BusyError, ConnectError, DatabaseMissingError
 from asyncbackup.model import Credentials, DatabaseSpec, Secret, Server
@@ -41,6 +42,7 @@ _INHERITED = {
     "PGTARGETSESSIONATTRS", "PGUSER",
     "HOME", "PATH", "LD_LIBRARY_PATH", "KRB5CCNAME", "KRB5_CONFIG", "SSL_CERT_FILE", "SSL_CERT_DIR",
 }  # fmt: skip
+_NOWHERE = "/dev/null/none"
 _MEMFD_MODE = 0o600
 _NEXT_ADDRESS = 0.25  # seconds until the next address of a name is tried, too
 _ANSWER = 120.0  # seconds; the catalogs of 100,000 tables are counted in a few
@@ -69,9 +71,9 @@ def endpoint(
 ) -> Endpoint:
     """Complete the configured credentials by libpq's own rules.
 
-    PGPASSWORD counts, but goes to children in a passfile like every other password. With PGSERVICE, what
-    the configuration leaves open is the service file's to say. Raises AccessError when there is no user
-    name at all.
+    PGPASSWORD and password files count, but go to children in a passfile of ours like every other password.
+    With PGSERVICE, what the configuration leaves open is the service file's to say. Raises AccessError when
+    there is no user name at all.
     """
     password = credentials.password
     if password is None and environ.get("PGPASSWORD"):
@@ -87,6 +89,8 @@ def endpoint(
                 f"{spec}: no user name is configured, and user id {os.geteuid()} has none",
                 hint="set <HOST>_USER, POSTGRESQL_USER or PGUSER",
             ) from None
+    if password is None and user and not environ.get("PGSERVICE"):
+        password = pgpass.password(environ, spec, user)
     return Endpoint(spec=spec, user=user, password=password, connect_timeout=connect_timeout)
 
 
@@ -187,6 +191,8 @@ async def connection(endpoint: Endpoint, *, answer: float | None = _ANSWER) -> A
             database=endpoint.spec.dbname,
             user=endpoint.user,
             password=endpoint.password.reveal() if endpoint.password else None,
+            # We have read it already, and by libpq's rules; only a service file may still name another one.
+            passfile=None if service and not pgpass.problem(os.environ) else _NOWHERE,
             timeout=endpoint.connect_timeout,
             command_timeout=answer,
             # libpq's word for the system's own certificates, which asyncpg does not know.

@@ -13,7 +13,7 @@ ROOT = Path(asyncbackup.__file__).parent
 # Fractions order the members of one folder, or of one rank; `folder.*` stands for all that it does not name.
 RANKS: dict[str, float] = {
     "errors": 0, "model": 0,
-    "threads": 1, "process": 1.1, "events": 1, "slots": 1, "descriptors": 1, "naming": 1, "retention": 1, "schedule": 1, "sealed": 1, "manifest": 1.1, "units": 1,
+    "threads": 1, "process": 1.1, "events": 1, "slots": 1, "descriptors": 1, "naming": 1, "retention": 1, "schedule": 1, "sealed": 1, "manifest": 1.1, "units": 1, "pgpass": 1,
     "dbspec": 1, "crontab": 1.1, "conf": 1.2,
     "statements": 1, "trailer": 1, "scanner": 1.2,
     "variables": 1.3, "settings": 2, "stream": 2, "locks": 2, "unpack": 2.1, "retelling": 1, "multiset": 2.2, "sections": 2, "builds": 2.1, "handover": 1,
