@@ -94,7 +94,7 @@ async def test_the_longest_ago_first_and_so_many_at_a_time(volume: Volume, stage
     report, events = await run(volume, MAX_CONCURRENT_VERIFICATIONS="2")
     assert stage.turns == ["a", "b", "c", "d", "e"]
     assert max(max(there) for there in stage.together.values()) == 2
-    assert named(events, "verify.finished") == ["a", "b", "c", "d", "e"]
+    assert sorted(named(events, "verify.finished")) == ["a", "b", "c", "d", "e"]
     assert verify.exit_code(report) is Exit.OK
 
 
@@ -127,9 +127,10 @@ async def test_what_another_may_have_caused_is_tried_once_more_alone(volume: Vol
         "d": [(Verdict.UNVERIFIED, False)],
     }
     report, events = await run(volume, MAX_CONCURRENT_VERIFICATIONS="5")
-    assert stage.turns == ["a", "b", "c", "d", "e", "a", "b", "c"]
+    assert stage.turns[:5] == ["a", "b", "c", "d", "e"]
+    assert sorted(stage.turns[5:]) == ["a", "b", "c"]
     assert [stage.together[name][1] for name in "abc"] == [1, 1, 1]
-    assert named(events, "verify.again") == ["a", "b", "c"]
+    assert sorted(named(events, "verify.again")) == ["a", "b", "c"]
     assert states(report) == {
         "a": State.GOOD, "b": State.BAD, "c": State.UNVERIFIED, "d": State.UNVERIFIED, "e": State.GOOD,
     }  # fmt: skip
