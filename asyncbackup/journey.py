@@ -10,7 +10,7 @@ import stamina
 
 from asyncbackup import __version__, inventory, locks, naming, prune, retention, volume
 from asyncbackup import manifest as manifests
-from asyncbackup.errors import AsyncbackupError, SpaceError
+from asyncbackup.errors import AsyncbackupError, ClientError, SpaceError
 from asyncbackup.model import (
     Backup,
     DatabaseProperties,
@@ -18,6 +18,7 @@ from asyncbackup.model import (
     Facts,
     Manifest,
     Outcome,
+    PgVersion,
     Status,
     StoredFile,
 )
@@ -33,6 +34,7 @@ from asyncbackup.tries import Tries
 _CERTAINLY_SMALLER = 2  # no dump is expected to shrink below this part of the last one
 _LEAST_FREE = 1 << 20  # bytes; below it not even folders and manifests fit
 _LONGEST_PAUSE = 60.0
+_LOAD_INTO_OLDER = "zcat FILE | sed '/^SET transaction_timeout = 0;$/d' | psql …"
 
 
 async def back_up(journey: Journey, tools: Tools, found: inventory.Inventory) -> Outcome:
@@ -136,7 +138,10 @@ async def _nothing() -> None:
 
 
 def _client(journey: Journey, tools: Tools, facts: Facts) -> Client:
-    client = choose(facts.server_version, tools.clients)
+    try:
+        client = choose(facts.server_version, tools.clients)
+    except ClientError as error:
+        raise ClientError(f"{journey.spec}: {error.message}", hint=error.hint) from error
     floor = below_floor(client.version)
     if floor is not None and client not in tools.warned:
         tools.warned[client] = f"pg_dump {client.version} has known security holes; update to {floor}"
@@ -144,11 +149,27 @@ def _client(journey: Journey, tools: Tools, facts: Facts) -> Client:
             "client.outdated", version=str(client.version), update_to=str(floor), bindir=str(client.bindir)
         )
     if client.version.major != facts.server_version.major:
-        journey.warnings.append(
-            f"PostgreSQL {facts.server_version} is dumped by the newer pg_dump {client.version}; "
-            f"install the client of PostgreSQL {facts.server_version.major}"
-        )
+        _tell_of_newer(journey, tools, facts.server_version, client.version)
     return client
+
+
+def _tell_of_newer(journey: Journey, tools: Tools, server: PgVersion, client: PgVersion) -> None:
+    """Warn of a dump that plain psql may not load into the server that it came from."""
+    said = f"PostgreSQL {server} is dumped by the newer pg_dump {client}"
+    hint = f"install the client of PostgreSQL {server.major}"
+    if client.major >= facts_of.TRANSACTION_TIMEOUT_SINCE > server.major and not journey.spec.is_globals:
+        said += f", and PostgreSQL {server.major} does not know its setting transaction_timeout"
+        hint += f"; until then, restore by `asyncbackup restore`, or by `{_LOAD_INTO_OLDER}`"
+    journey.warnings.append(f"{said}; {hint}")
+    if not journey.spec.is_globals and journey.spec.server not in tools.dumped_by_newer:
+        tools.dumped_by_newer.add(journey.spec.server)
+        tools.events.warning(
+            "client.newer",
+            message=f"{journey.spec.server}: {said}",
+            hint=hint,
+            server_version=str(server),
+            client_version=str(client),
+        )
 
 
 def _check_space(journey: Journey, tools: Tools, found: inventory.Inventory) -> None:

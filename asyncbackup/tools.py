@@ -52,6 +52,8 @@ class Tools:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     warned: dict[Client, str] = field(default_factory=dict)
     """Clients with known holes that were used, each told of once a run."""
+    dumped_by_newer: set[Server] = field(default_factory=set)
+    """Servers whose own client is not installed, each told of once a run."""
     unreachable: set[Server] = field(default_factory=set)
     """Servers that a database was given up on in this run: their others are tried once, not for long."""
 

@@ -1,0 +1,73 @@
+"""What a run says of its surroundings: clients, compressors and volumes that are not as they should be."""
+
+import gzip
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from asyncbackup import backup, settings
+from asyncbackup.events import Event, Events
+from asyncbackup.model import PgVersion, Report, Status
+from asyncbackup.postgres import client as clients_of
+from asyncbackup.postgres.versions import Client
+from tests.invariants import Site
+from tests.servers import Database, Databases, Postgres
+
+
+async def run_with(
+    site: Site, monkeypatch: pytest.MonkeyPatch, *clients: Client
+) -> tuple[Report, list[Event]]:
+    """Run in this process, as if no other clients were installed."""
+
+    async def found(*_: object) -> tuple[Client, ...]:
+        return clients
+
+    monkeypatch.setattr(clients_of, "clients", found)
+    told: list[Event] = []
+    loaded, configured = settings.read(site.env)
+    return await backup.run(loaded, configured, site.env, Events(told.append)), told
+
+
+def loads(command: str, into: Database) -> bool:
+    """Run a shell command against a database, and return whether it went well."""
+    environment = {**into.server.libpq, "PGDATABASE": into.name, "PATH": os.environ["PATH"]}
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], env=environment, check=False)
+    return done.returncode == 0
+
+
+async def test_a_newer_client_is_told_of_once_and_how_to_restore_what_it_dumped(
+    site: Site, pg15: Postgres, pg18: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(bindir=pg18.bindir, version=pg18.cluster.version)
+    with Databases(pg15) as database:
+        made = [database(sql="CREATE TABLE t AS SELECT 1 AS a") for _ in range(2)]
+        site.use(pg15, DUMP_GLOBALS="true").configure(*made)
+        report, told = await run_with(site, monkeypatch, client)
+        assert {one.status for one in report.outcomes} == {Status.GOOD}
+        (event,) = [one for one in told if one.name == "client.newer"]
+        assert event.fields["message"].startswith(f"{made[0].spec.server}: PostgreSQL 15")
+        for one in report.outcomes:
+            assert any("asyncbackup restore" in said for said in one.warnings)
+        # It is as it says: psql stops, and what the hint names does not.
+        (loadable,) = [word for word in event.fields["hint"].split("`") if word.startswith("zcat")]
+        assert report.outcomes[0].backup
+        path = report.outcomes[0].backup.path
+        assert b"\nSET transaction_timeout = 0;\n" in gzip.decompress(path.read_bytes())
+        psql = f"{pg15.bindir}/psql -X -q -v ON_ERROR_STOP=1"
+        for command, works in (
+            (f"zcat {path} | {psql}", False),
+            (loadable.replace("FILE", f"{path}").replace("psql …", psql), True),
+        ):
+            assert loads(command, database()) == works
+
+
+async def test_without_a_client_the_failure_names_the_database(
+    site: Site, pg18: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(bindir=Path("/usr/bin"), version=PgVersion(15, 18))
+    site.use(pg18).configure(pg18.spec("postgres"))
+    report, _ = await run_with(site, monkeypatch, client)
+    (failed,) = report.outcomes
+    assert (failed.category, failed.error.partition(": ")[0]) == ("client", f"{pg18.spec('postgres')}")
