@@ -18,7 +18,7 @@ from asyncbackup.postgres import client as clients_of
 from asyncbackup.postgres import dump as dumps
 from asyncbackup.settings import Settings, credentials
 from asyncbackup.slots import Slots
-from asyncbackup.stream import compressor
+from asyncbackup.stream import compressor, lacking
 from asyncbackup.survey import Fleet, survey
 from asyncbackup.threads import in_thread
 from asyncbackup.tools import Journey, Tools
@@ -120,6 +120,7 @@ async def run(
             run_events=events,
             now=now,
         )
+        slower = _slower(tools, events)
         events.emit(
             "run.started",
             databases=len(fleet.databases),
@@ -135,10 +136,21 @@ async def run(
         seconds=round(time.monotonic() - clock, 3),
         outcomes=(*fleet.failed, *outcomes),
         globals=of_globals,
-        warnings=tuple(tools.warned.values()),
+        warnings=(*slower, *tools.warned.values()),
     )
     finish(events, report)
     return report
+
+
+def _slower(tools: Tools, events: Events) -> tuple[str, ...]:
+    """Warn where the fastest compressor is not installed."""
+    better = lacking(tools.compressor)
+    if not better:
+        return ()
+    said = f"{better} is not installed here; {tools.compressor.name} compresses instead, and is slower"
+    hint = f"pip install {better}"
+    events.warning("compressor.fallback", message=said, hint=hint, compressor=tools.compressor.name)
+    return (f"{said}: {hint}",)
 
 
 def finish(events: Events, report: Report, name: str = "run.finished") -> None:

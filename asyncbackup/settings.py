@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     """`largest` starts with the largest, so that it does not run alone at the end; `listed` follows the
     file."""
     compression_level: units.Level = _default("1")
-    """From 0, none, to 9, smallest; 1 is by far the fastest."""
+    """From 0, stored as it is, to 9, smallest; 1 is by far the fastest that compresses."""
     dump_stall_timeout: units.Seconds = _default("30m")
     """A dump that brings nothing for so long is ended, unless the server is at work on it; 0 waits for
     ever."""

@@ -79,13 +79,21 @@ class Pumped:
 
 
 def compressor(level: int) -> Compressor:
-    """Choose: ISA-L up to level 3, else zlib-ng, else zlib; levels are the library's own."""
+    """Choose: ISA-L up to level 3, else zlib-ng, else zlib; levels are the library's own, 0 stores."""
     crc32 = isal_zlib.crc32 if isal_zlib else zlib_ng.crc32 if zlib_ng else zlib.crc32
+    if not level:  # ISA-L's own 0 compresses
+        return Compressor("zlib", level, lambda: zlib.compressobj(level, wbits=-15), crc32)
     if isal_zlib and level <= _ISAL_LEVELS:
         return Compressor("isal", level, lambda: isal_zlib.compressobj(level, wbits=-15), crc32)
     if zlib_ng:
         return Compressor("zlib-ng", level, lambda: zlib_ng.compressobj(level, wbits=-15), crc32)
     return Compressor("zlib", level, lambda: zlib.compressobj(level, wbits=-15), crc32)
+
+
+def lacking(chosen: Compressor) -> str:
+    """Return the library that would be faster, and is not installed; empty when there is none."""
+    best = "isal" if chosen.level <= _ISAL_LEVELS else "zlib-ng"
+    return best if chosen.level and chosen.name != best else ""
 
 
 def pump(source: FileIO, target: FileIO, compressor: Compressor, progress: Progress) -> Pumped:

@@ -19,6 +19,7 @@ from asyncbackup.model import Secret
 SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 LONGEST = 10_000 * SECONDS["d"]
 MAX_PORT = 65535
+_STEP = 1000
 LONGEST_LOCK_WAIT = 2_147_483  # PostgreSQL counts milliseconds in 31 bits
 MODES = {"600": 0o600, "640": 0o640}
 
@@ -57,6 +58,15 @@ def format_duration(seconds: float) -> str:
         if seconds and seconds % size == 0:
             return f"{int(seconds // size)}{unit}"
     return f"{seconds:g}s"
+
+
+def format_bytes(count: float) -> str:
+    """Return bytes in decimal units: 23.1 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < _STEP:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= _STEP
+    return f"{count:.1f} TB"
 
 
 def parse_mode(text: str) -> int:

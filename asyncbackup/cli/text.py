@@ -8,8 +8,8 @@ from datetime import datetime
 from asyncbackup.dbspec import parse_spec, spec_text
 from asyncbackup.errors import UsageError
 from asyncbackup.model import DatabasePattern, DatabaseSpec
+from asyncbackup.units import format_bytes
 
-_STEP = 1000
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _BLOCK_STEP = 1024
 _UNITS = ("", "K", "M", "G", "T", "P")
@@ -18,13 +18,7 @@ _SHELL = frozenset(" \t\"'\\$`*?!;&|<>(){}#~")  # what would have to be quoted t
 _UNSAFE = ("C", "Zl", "Zp")  # controls, bidi overrides, lone surrogates, and what breaks a line
 
 
-def size(count: float) -> str:
-    """Return bytes in decimal units: 23.1 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < _STEP:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= _STEP
-    return f"{count:.1f} TB"
+size = format_bytes
 
 
 def blocks(count: float) -> str:

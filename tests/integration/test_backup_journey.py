@@ -704,7 +704,17 @@ def test_not_enough_space(site: Site, pg15: Postgres, on15: Databases, disk: Pat
     before[0].write_bytes(os.urandom(1_900_000))
     # It may not fit: a warning. It took 1.9 MB last time, and there is one.
     done = site.good(NUM_BACKUPS="5")
-    assert any("bytes are free" in warning for warning in done.only["warnings"])
+    assert any("are free in" in warning for warning in done.only["warnings"])
+    names = [event["event"] for event in done.events]
+    assert names.index("space.low") < names.index("backup.finished")
+    (event,) = done.named("space.low")
+    assert event["level"] == "warning"
+    assert f"the last backup took {event['last'] / 1e6:.1f} MB, the database has" in event["message"]
+    # A first backup has no last one.
+    first = on15(sql="CREATE TABLE t (a int)")
+    told = site.configure(first).good().named("space.low")
+    assert [(one["last"], "the last backup" in one["message"]) for one in told] == [(0, False)]
+    site.configure(source)
     (disk / "ballast").write_bytes(bytes(600_000))
     files = site.files
     done = site.backup()

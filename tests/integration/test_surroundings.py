@@ -63,6 +63,20 @@ async def test_a_newer_client_is_told_of_once_and_how_to_restore_what_it_dumped(
             assert loads(command, database()) == works
 
 
+def test_without_isal_the_next_best_is_used_and_told_of(site: Site, pg15: Postgres, tmp_path: Path) -> None:
+    with Databases(pg15) as database:
+        site.use(pg15).configure(database(sql="CREATE TABLE t AS SELECT 1 AS a"))
+        assert site.good().named("compressor.fallback") == []
+        hiding = tmp_path / "hiding"
+        hiding.mkdir()
+        (hiding / "isal.py").write_text("raise ImportError\n")
+        done = site.good(PYTHONPATH=f"{hiding}")
+    (event,) = done.named("compressor.fallback")
+    assert (event["level"], event["compressor"], event["hint"]) == ("warning", "zlib-ng", "pip install isal")
+    assert any(event["message"] in said for said in done.report["warnings"])
+    assert done.manifest.file.compressor == "zlib-ng"
+
+
 async def test_without_a_client_the_failure_names_the_database(
     site: Site, pg18: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from asyncbackup import stream
 from asyncbackup.scanner import Scanner
-from asyncbackup.stream import MARK, Progress, Pumped, compressor, pump
+from asyncbackup.stream import MARK, Progress, Pumped, compressor, lacking, pump
 
 DUMP = (Path(__file__).parents[1] / "data" / "dumps" / "pg16.sql").read_bytes()
 NOISE = random.Random(7).randbytes(1 << 20)
@@ -79,7 +79,8 @@ def test_it_is_the_input(
     path = tmp_path / "f.gz"
     done, progress = pumped(path, [data], level)
     written = path.read_bytes()
-    assert compressor(level).name == name
+    assert compressor(level).name == (name if level else "zlib")
+    assert level or len(written) > len(data), "0 stores"
     assert gzip.decompress(written) == data
     assert (done.bytes, done.sha256) == (len(written), hashlib.sha256(written).hexdigest())
     assert (done.scan.bytes, progress.sql_bytes) == (len(data), len(data))
@@ -141,11 +142,18 @@ def test_the_same_input_gives_the_same_file(tmp_path: Path, library: str) -> Non
 def test_which_library_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     if not (ISAL and ZLIB_NG):
         pytest.skip("isal and zlib-ng are not both installed")
-    assert [compressor(level).name for level in (0, 1, 3, 4, 9)] == ["isal"] * 3 + ["zlib-ng"] * 2
+    assert [compressor(level).name for level in (0, 1, 3, 4, 9)] == [
+        "zlib",
+        *["isal"] * 2,
+        *["zlib-ng"] * 2,
+    ]
+    assert [lacking(compressor(level)) for level in (0, 1, 3, 4, 9)] == [""] * 5
     only("zlib-ng", monkeypatch)
-    assert [compressor(level).name for level in (0, 1, 9)] == ["zlib-ng"] * 3
+    assert [compressor(level).name for level in (0, 1, 9)] == ["zlib", "zlib-ng", "zlib-ng"]
+    assert [lacking(compressor(level)) for level in (0, 3, 4)] == ["", "isal", ""]
     only("zlib", monkeypatch)
     assert [compressor(level).name for level in (0, 1, 9)] == ["zlib"] * 3
+    assert [lacking(compressor(level)) for level in (0, 3, 4)] == ["", "isal", "zlib-ng"]
 
 
 class Reluctant(FileIO):
