@@ -218,7 +218,7 @@ def test_f42_psql_is_killed(site: Site, target: Database) -> None:
     (psql,) = children(child.pid, "psql")
     os.kill(psql, signal.SIGKILL)
     done = end(child)
-    assert (done.returncode, done.report["category"]) == (1, "load")
+    assert (done.returncode, done.report["category"]) == (1, "dump_killed")
     assert "killed by signal 9" in done.report["error"]
     as_it_was(target, before)
 
