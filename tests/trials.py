@@ -93,15 +93,17 @@ class Forger:
         honest: bool = False,
         fields: Mapping[str, Any] | None = None,
     ) -> DatabaseSpec:
-        """Write a backup under the name of another database, with its SQL changed.
+        """Write a backup with its SQL changed, as one of another database or in the original's own name.
 
         The manifest's file is that of the changed one; all the rest is as the source had it, or, if
         `honest`, what the dump now says; and then these `fields`.
         """
         sql = change(gzip.decompress(self.original.read_bytes()))
         was = inventory.read_manifest(self.original)
-        name = was.file.name.replace(f"-{was.dbname}_", f"-{dbname}_")
-        assert name != was.file.name
+        name = was.file.name
+        if dbname != was.dbname:
+            name = name.replace(f"-{was.dbname}_", f"-{dbname}_")
+            assert name != was.file.name
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / name
         data = marked(gzip.compress(sql, 1))

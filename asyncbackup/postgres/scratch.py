@@ -8,6 +8,7 @@ secrets or network. Tablespaces are folders of its own. What cannot be made up (
 
 import asyncio
 import contextlib
+import os
 import secrets
 import signal
 from collections.abc import AsyncIterator, Collection
@@ -27,6 +28,7 @@ from asyncbackup.postgres.connect import JIT_SINCE, Connection, child_environmen
 from asyncbackup.postgres.connect import quoted as conninfo_value
 from asyncbackup.postgres.load import Door, missing
 from asyncbackup.postgres.properties import create_database, quoted
+from asyncbackup.threads import in_thread
 from asyncbackup.unpack import Unpacked
 
 IN_PLACE_SINCE = 15
@@ -218,13 +220,24 @@ async def _drop(
         return
     try:
         async with asyncio.timeout(_FAREWELL):
+            pids = await made.pids()
             await end_sessions.fetch(made.oid)
+            await in_thread(None, _end_programs, pids)
             # Either would stand in the way, and both may come with a dump.
             await admin.execute("DELETE FROM pg_catalog.pg_subscription WHERE subdbid = $1", made.oid)
             await admin.execute(f"ALTER DATABASE {quoted(made.name)} IS_TEMPLATE false")
             await admin.execute(f"DROP DATABASE {quoted(made.name)} WITH (FORCE)")
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
         scratch.give_up()
+
+
+def _end_programs(sessions: Collection[int]) -> None:
+    """Kill what these server processes have started: one that waits for its program hears nothing else."""
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            parent = entry.read_text("ascii", "replace").rpartition(")")[2].split()[1]
+            if int(parent) in sessions:
+                os.kill(int(entry.parent.name), signal.SIGKILL)
 
 
 def _require(scratch: Scratch, needs: Needs, subject: str) -> None:

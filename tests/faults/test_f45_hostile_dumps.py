@@ -27,6 +27,7 @@ MARK = "98765.4321"
 """Seconds that programs of these dumps sleep; no other's do."""
 TRAILER = b"--\n-- PostgreSQL database dump complete\n--\n"
 PADDING = b"-- a comment, so that the dump is large, and may take as long\n" * 10_000
+READ_ONLY = b"SET default_transaction_read_only = off;\n"
 SECONDS = 1.0
 
 
@@ -46,11 +47,16 @@ def run(command: str) -> str:
 
 
 LOOP = "CREATE FUNCTION public.loop(int) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN LOOP END LOOP; END $$;"
+EVENT = """
+CREATE FUNCTION public.forever() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN LOOP END LOOP; END $$;
+CREATE EVENT TRIGGER forever ON ddl_command_end EXECUTE FUNCTION public.forever();
+"""
 # What would never end. Small dumps, that have little time.
 ENDLESS = {
     "check": f"{LOOP}\nCREATE TABLE public.x (a int CHECK (public.loop(a)));\nCOPY public.x (a) FROM stdin;\n1\n\\.\n",
     "locks": "LOCK TABLE pg_catalog.pg_database, pg_catalog.pg_authid, pg_catalog.pg_proc, pg_catalog.pg_class IN ACCESS EXCLUSIVE MODE;\nSELECT pg_catalog.pg_sleep(100000);",
     "program": run(f"exec sleep {MARK}"),
+    "event": f"{EVENT}\nCREATE TABLE public.x ();",
     "storm": "LISTEN c;\nDO $$ BEGIN FOR i IN 1..1000000000 LOOP PERFORM pg_catalog.pg_notify('c', i::text); END LOOP; END $$;",
 }  # fmt: skip
 FLOODS = {
@@ -78,6 +84,7 @@ class Original:
 
     site: Site
     path: Path
+    roles: Path
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +94,8 @@ def original(pg15: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Origin
     with Databases(pg15) as factory:
         made = factory("f45", sql="CREATE TABLE t AS SELECT i AS a FROM generate_series(1, 100) i")
         site = Site(Cli(folder / "home"), folder).use(pg15).configure(made)
-        return Original(site, site.good().path)
+        done = site.good(DUMP_GLOBALS="true")
+        return Original(site, done.path, Path(done.report["globals"][0]["path"]))
 
 
 def forged(original: Original, folder: Path, dumps: dict[str, Callable[[bytes], bytes]]) -> dict[str, str]:
@@ -108,7 +116,12 @@ def tried(original: Original, tmp_path_factory: pytest.TempPathFactory) -> Itera
     dumps |= {"good_2": ends_with("")} | {name: ends_with(sql) for name, sql in {**FLOODS, **KILLERS}.items()}
     dumps |= {"good_3": ends_with("")} | {name: ends_with(sql) for name, sql in LEAVERS.items()}
     dumps |= {"good_4": ends_with("")}
-    env = forged(original, tmp_path_factory.mktemp("tried"), dumps)
+    folder = tmp_path_factory.mktemp("tried")
+    env = forged(original, folder, dumps)
+    sleeps = Forger(folder / "backups" / original.path.parent.name, original.roles)
+    sleeps.write(
+        "", lambda sql: sql.replace(READ_ONLY, b"SELECT pg_catalog.pg_sleep(100000);\n"), honest=True
+    )
     with pytest.MonkeyPatch.context() as patched, empty_place() as place:
         patched.setattr(allowance, "BASE_SECONDS", SECONDS)
         patched.setattr(allowance, "_BYTES_PER_SECOND", 1e4)
@@ -127,7 +140,7 @@ def test_the_others_are_judged_by_what_they_are(tried: Verified, name: str) -> N
     assert result.verification.rows == 100
 
 
-@pytest.mark.parametrize("name", ENDLESS)
+@pytest.mark.parametrize("name", [*ENDLESS, ""])
 def test_what_never_ends_is_ended(tried: Verified, name: str) -> None:
     result = tried.of(name)
     assert result.state == "bad"
@@ -158,7 +171,7 @@ def test_what_is_left_behind_is_removed(tried: Verified, name: str) -> None:
 
 def test_all_in_all(tried: Verified) -> None:
     assert tried.code == 3
-    assert len(tried.report.results) == 4 + len(ENDLESS) + len(FLOODS) + len(KILLERS) + len(LEAVERS)
+    assert len(tried.report.results) == 5 + len(ENDLESS) + len(FLOODS) + len(KILLERS) + len(LEAVERS)
     for result in tried.report.results:
         assert len(result.error) < 700, "it is no place for a server's whole log"
         assert "\n" not in result.error

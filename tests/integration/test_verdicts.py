@@ -131,15 +131,18 @@ def made(pg15: Postgres, tmp_path_factory: pytest.TempPathFactory) -> tuple[Site
     with Databases(pg15) as factory:
         good, bad = factory("verdicts", sql=SQL), factory("does_not_load", sql=DOES_NOT_LOAD)
         site = Site(Cli(folder / "home"), folder).use(pg15).configure(good, bad)
-        paths = {one["dbname"]: Path(one["path"]) for one in site.good().databases}
-    return site, paths["verdicts"], paths["does_not_load"]
+        done = site.good(DUMP_GLOBALS="true")
+        paths = {one["dbname"]: Path(one["path"]) for one in (*done.databases, *done.report["globals"])}
+    return site, paths["verdicts"], paths["@globals"]
 
 
 @pytest.fixture(scope="module")
 def judged(made: tuple[Site, Path, Path]) -> Judged:
-    site, original, _ = made
+    site, original, roles = made
     manifest = inventory.read_manifest(original)
     day = original.parent
+    twice = change("SET default_transaction_read_only = off;\n", "CREATE ROLE twice;\nCREATE ROLE twice;\n")
+    Forger(day, roles).write("", twice, honest=True)
     forger = Forger(day, original)
     forger.write("unchanged")
     for name, (changed, _) in CHANGED.items():
@@ -232,6 +235,12 @@ def test_a_dump_that_does_not_load_is_bad(judged: Judged) -> None:
     assert 'violates check constraint "a_id_check"' in result.error
     assert "line " in result.error
     assert "(1)" not in result.error, "no values of rows"
+
+
+def test_roles_that_cannot_be_made_are_bad(judged: Judged) -> None:
+    result = judged.found.of("")
+    assert result.state == "bad"
+    assert 'statement 2 of the globals failed: role "twice" already exists' in result.error
 
 
 @pytest.mark.parametrize(
