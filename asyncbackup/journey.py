@@ -58,7 +58,12 @@ async def back_up(journey: Journey, tools: Tools, found: inventory.Inventory) ->
 async def _lock(tools: Tools, spec: DatabaseSpec) -> AsyncIterator[None]:
     with contextlib.ExitStack() as stack:
         lock = locks.hold(tools.lock_folder, naming.long_core(spec), str(spec), tools.run_id)
-        await in_thread(tools.executor, stack.enter_context, lock)
+
+        def hold() -> None:
+            volume.make_root(tools.root, tools.file_mode)  # the lock would make it, closed to the group
+            stack.enter_context(lock)
+
+        await in_thread(tools.executor, hold)
         yield
 
 

@@ -87,25 +87,38 @@ def parts(tier: Tier, when: datetime) -> tuple[str, ...]:
     return (day,) if tier is Tier.DATED else (tier.value, day)
 
 
-def free_bytes(root: Path) -> int:
-    """Make the backup directory if need be, and return how many bytes are free there."""
+def make_root(root: Path, file_mode: int) -> None:
+    """Make the backup directory and what is missing above it, with the mode of the dated folders."""
     try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return shutil.disk_usage(root).free
+        for folder in reversed((root, *root.parents)):
+            with contextlib.suppress(FileExistsError):
+                if not os.path.lexists(folder):
+                    folder.mkdir(0o700)
+                    _set_mode(folder, folder_mode(file_mode))
     except OSError as error:
-        raise _fail("use", root, error) from error
+        raise _fail("make the folder", root, error) from error
+
+
+def folder_mode(file_mode: int) -> int:
+    """Return the permissions of a folder for files of that mode."""
+    return 0o750 if file_mode & 0o040 else 0o700
+
+
+def _set_mode(folder: Path | int, mode: int) -> None:
+    """Give a new folder its mode whatever the umask says; a setgid bit that it has from its parent stays."""
+    os.chmod(folder, mode | os.stat(folder).st_mode & stat.S_ISGID)  # noqa: PTH101, PTH116 - or a descriptor
 
 
 @contextlib.contextmanager
 def open_folder(root: Path, names: tuple[str, ...], *, file_mode: int = 0o600) -> Iterator[Folder]:
     """Make and open `<root>/<names…>`, following no link below the root; new folders are synced."""
-    folder_mode = 0o750 if file_mode & 0o040 else 0o700
+    mode = folder_mode(file_mode)
     path = root.joinpath(*names)
     try:
         try:
-            descriptor = _descend(root, names, folder_mode)
+            descriptor = _descend(root, names, mode)
         except FileNotFoundError:  # another job has just removed it as empty
-            descriptor = _descend(root, names, folder_mode)
+            descriptor = _descend(root, names, mode)
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.ENOTDIR}:
             raise StorageError(
@@ -162,7 +175,7 @@ def _descend(root: Path, names: tuple[str, ...], mode: int) -> int:
                 created = True
             below = os.open(name, flags | os.O_NOFOLLOW, dir_fd=current)
             if created:
-                os.fchmod(below, mode)  # whatever the umask says
+                _set_mode(below, mode)
                 sync_folder(current)
             os.close(current)
             current = below

@@ -621,15 +621,21 @@ def test_f16_a_standby_that_cancels_a_dump_to_keep_up(
 @pytest.mark.parametrize("mode", ["", "0640"])
 def test_permissions(site: Site, pg15: Postgres, on15: Databases, umask: int, mode: str) -> None:
     source = on15()
+    parent = site.home / "shared"
+    parent.mkdir()
+    parent.chmod(0o2755)
+    os.chown(parent, -1, os.getegid() if os.geteuid() else 12345)
+    root = parent / "deep" / "backups"
     before = os.umask(umask)
     try:
-        path = site.use(pg15, BACKUP_FILE_MODE=mode).configure(source).good().path
+        path = site.use(pg15, BACKUP_FILE_MODE=mode, BACKUP_DIR=f"{root}").configure(source).good().path
     finally:
         os.umask(before)
     files = {path, path.with_name(path.name + ".json")}
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o640 if mode else 0o600}
-    assert stat.S_IMODE(path.parent.stat().st_mode) == (0o750 if mode else 0o700)
-    assert stat.S_IMODE(site.root.stat().st_mode) & 0o027 == 0
+    for folder in (root.parent, root, path.parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == (0o2750 if mode else 0o2700)
+    assert {found.stat().st_gid for found in (*files, path.parent)} == {parent.stat().st_gid}
 
 
 @pytest.mark.parametrize("lock_dir", ["", "locks"])
