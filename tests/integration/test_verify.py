@@ -402,27 +402,30 @@ def installed_with_extension(bindir: Path) -> Iterator[Path]:
         shutil.rmtree(top)
 
 
-def test_roles_and_tablespaces_are_restored_too(server: Postgres, tmp_path: Path) -> None:
+ROLES = """
+CREATE ROLE "trial ""globals"" é" LOGIN PASSWORD 'x' CONNECTION LIMIT 3; CREATE ROLE trial_group;
+GRANT trial_group TO "trial ""globals"" é" WITH ADMIN OPTION;
+ALTER ROLE "trial ""globals"" é" SET work_mem = '5MB'; ALTER ROLE trial_group SET "trial.note" = 'it''s';
+COMMENT ON ROLE trial_group IS E'two\\nlines; and a semicolon';
+SET allow_in_place_tablespaces = on; CREATE TABLESPACE "trial globals" OWNER trial_group LOCATION '';
+"""
+
+
+def test_roles_and_tablespaces_are_restored_too(pg15: Postgres, pg18: Postgres, tmp_path: Path) -> None:
+    """Those of two servers, one after the other."""
     (tmp_path / "home").mkdir()
-    roles = """
-        CREATE ROLE "trial ""globals"" é" LOGIN PASSWORD 'x' CONNECTION LIMIT 3; CREATE ROLE trial_group;
-        GRANT trial_group TO "trial ""globals"" é" WITH ADMIN OPTION;
-        ALTER ROLE "trial ""globals"" é" SET work_mem = '5MB'; ALTER ROLE trial_group SET "trial.note" = 'it''s';
-        COMMENT ON ROLE trial_group IS E'two\\nlines; and a semicolon';
-        SET allow_in_place_tablespaces = on; CREATE TABLESPACE "trial globals" OWNER trial_group LOCATION '';
-    """
-    with Databases(server) as factory:
-        made = factory(sql=f"CREATE TABLE t AS SELECT 1 AS a; {roles}")
+    site = Site(Cli(tmp_path / "home"), tmp_path).use(pg15, pg18)
+    with Databases(pg15) as factory15, Databases(pg18) as factory18:
+        made = [
+            factory(sql=f"CREATE TABLE t AS SELECT 1 AS a; {ROLES}") for factory in (factory15, factory18)
+        ]
         try:
-            site = Site(Cli(tmp_path / "home"), tmp_path).use(server).configure(made)
-            done = site.good(DUMP_GLOBALS="true", GLOBALS_PASSWORDS="true")
-            assert [one["status"] for one in done.report["globals"]] == ["good"], done.stderr
+            done = site.configure(*made).good(DUMP_GLOBALS="true", GLOBALS_PASSWORDS="true")
+            assert [one["status"] for one in done.report["globals"]] == ["good", "good"], done.stderr
             found = verified(site.env, VERIFY_LEVEL="rows")
         finally:
-            made.psql('DROP TABLESPACE "trial globals"')
-            made.psql('DROP ROLE "trial ""globals"" é", trial_group')
-    assert {one.label.rpartition("/")[2]: (one.state, one.error) for one in found.report.results} == {
-        "@globals": ("good", ""),
-        made.name: ("good", ""),
-    }
-    assert names(found.report.results)[0] == ""  # first, while nobody else has made a role there
+            for database in made:
+                database.psql('DROP TABLESPACE "trial globals"')
+                database.psql('DROP ROLE "trial ""globals"" é", trial_group')
+    assert [(one.state, one.error) for one in found.report.results] == [("good", "")] * 4
+    assert names(found.report.results)[:2] == ["", ""], "first, while nobody else has made a role there"
