@@ -19,6 +19,8 @@ from asyncbackup.postgres.versions import Client, server_for
 from asyncbackup.settings import Settings
 
 _PR_SET_DUMPABLE = 4
+_CONNECTIONS = 6  # of one trial: to watch, to load, to compare, and those that are ending
+_LOCKS = 512  # for each of 50 connections: with them, one trial has the locks of some thousand tables
 
 
 class Servers:
@@ -59,13 +61,17 @@ class Servers:
         """Start a server; one that would not come up is not waited for once more."""
         if failure := self._failed.get(client.bindir):
             raise ClientError(failure.message, hint=failure.hint)
-        templates = self._settings.verify_templates
+        templates, at_once = self._settings.verify_templates, self._settings.max_concurrent_verifications
         try:
             started = await self._stack.enter_async_context(
                 cluster(
                     client.bindir,
                     root=self._settings.verify_dir or Path(tempfile.gettempdir()),
-                    settings=SCRATCH,
+                    settings={
+                        **SCRATCH,
+                        "max_connections": f"{max(50, _CONNECTIONS * at_once)}",
+                        "max_locks_per_transaction": f"{_LOCKS * max(2, at_once)}",
+                    },
                     superuser=f"s{secrets.token_hex(8)}",
                     isolated=True,
                     template=templates / str(client.version.major) if templates else None,
@@ -78,7 +84,7 @@ class Servers:
             raise
         if not self._running:
             self._tell(started)
-        return await scratch_of(started)
+        return await scratch_of(started, at_once)
 
     def _tell(self, started: Cluster) -> None:
         """Tell what stands between the dumps' code and us, where that is less than it should be."""

@@ -79,6 +79,7 @@ class Scratch:
     cluster: Cluster
     extensions: frozenset[str]
     lock_slots: int
+    """How many locks one dump may hold."""
     given_up: bool = False
     """Something went on in it that could not be ended."""
     making: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -141,8 +142,8 @@ class Database:
         return self.cluster.usage_of(self.oid) + sum(map(folders.usage, temporary))
 
 
-async def scratch_of(cluster: Cluster) -> Scratch:
-    """Ask a fresh server what it has."""
+async def scratch_of(cluster: Cluster, at_once: int = 1) -> Scratch:
+    """Ask a fresh server what it has; `at_once` dumps share it."""
     connected = await cluster.connect()
     try:
         names = await connected.fetch("SELECT name FROM pg_catalog.pg_available_extensions")
@@ -154,7 +155,9 @@ async def scratch_of(cluster: Cluster) -> Scratch:
     finally:
         connected.terminate()
     _first_to_go(cluster.pid)
-    return Scratch(cluster=cluster, extensions=frozenset(row[0] for row in names), lock_slots=slots)
+    return Scratch(
+        cluster=cluster, extensions=frozenset(row[0] for row in names), lock_slots=slots // at_once
+    )
 
 
 def _first_to_go(pid: int) -> None:

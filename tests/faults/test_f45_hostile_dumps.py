@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,6 +277,55 @@ def test_a_dump_learns_nothing_and_gets_nowhere(original: Original, tmp_path: Pa
         assert SECRET not in done.stdout + done.stderr
         shutil.rmtree(loot)
         shutil.rmtree(place / "pg")
+
+
+UNPRIVILEGED = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
+
+
+@as_root
+def test_where_the_server_is_the_same_user_our_environment_is_closed_to_it(original: Original) -> None:
+    """An ordinary user has nobody to become; what the dump runs is then the same user as we are.
+
+    A namespace would keep it out by itself. So there is none here, as in many containers.
+    """
+    with empty_place() as place:
+        loot = place / "loot"
+        loot.mkdir()
+        known = {"loot": loot, "secret": "/nowhere", "backups": "/nowhere", "victim": "/dev/null", "port": 9}
+        (loot / "spy.sh").write_text(SPY.format(**known))
+        programs = place / "bin"
+        programs.mkdir()
+        (programs / "setpriv").symlink_to("/usr/bin/setpriv")
+        env = forged(original, place, {"spy": ends_with(run(f"sh {loot}/spy.sh"), large=False)})
+        for path in (place, *place.rglob("*")):
+            os.chown(path, 65534, 65534, follow_symlinks=False)
+        cli = original.site.cli
+        environment = {
+            **cli.environment(env),
+            "PATH": f"{programs}",
+            "HOME": "/",
+            "POSTGRESQL_PASSWORD": SECRET,
+            "VERIFY_DIR": f"{place / 'pg'}",
+        }
+        command = [*UNPRIVILEGED, cli.path("asyncbackup"), "verify", "all", "--json"]
+        if subprocess.run(
+            [*UNPRIVILEGED, sys.executable, "-c", "import asyncbackup"],
+            capture_output=True,
+            check=False,
+            cwd="/",
+        ).returncode:
+            pytest.skip("another user cannot read this installation")
+        done = subprocess.run(
+            command, env=environment, cwd="/", capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        seen = (loot / "seen").read_bytes()
+        assert b"PWD=" in seen, "it has run"
+        assert SECRET.encode() not in seen
+        assert "verify.same_user" in done.stderr
+        assert "verify.not_isolated" in done.stderr
+        shutil.rmtree(place)
+        place.mkdir(0o755)
 
 
 def unrestricted(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
