@@ -12,7 +12,7 @@ import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
 
 from asyncbackup import __version__, dbspec
-from asyncbackup.cli import checking, logs, pruning, render, restoring, session, verifying
+from asyncbackup.cli import checking, choosing, logs, pruning, render, restoring, session, verifying
 from asyncbackup.errors import AsyncbackupError, Exit, UsageError
 from asyncbackup.model import Level
 
@@ -140,7 +140,9 @@ def list_(spec: tuple[str, ...], pattern: str, as_json: bool) -> Exit:
     knows their rows.
     """
     begun = session.begin()
-    found = session.backups(begun, begun.specs(spec), pattern)
+    specs = begun.specs(spec)
+    choosing.require_known(begun, specs)
+    found = session.backups(begun, specs, pattern)
     now = datetime.now(UTC)
     if as_json:
         session.show(render.as_json([render.backup(one, now) for one in found]))
@@ -244,7 +246,7 @@ def config(as_json: bool) -> Exit:
     show = render.configuration if as_json else render.configuration_text
     shown = show(begun.settings, begun.conf)
     session.show(shown if isinstance(shown, str) else render.as_json(shown))
-    for warning in begun.conf.warnings:
+    for warning in (*begun.conf.warnings, *begun.unchosen()):
         begun.warn(warning)
     return Exit.OK
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from asyncbackup import backup, conf, locks, naming, prune, records, retention
 from asyncbackup.cli import logs, render, text
+from asyncbackup.cli.choosing import require_known
 from asyncbackup.cli.session import Session, ask, backups, can_ask, fail, show
 from asyncbackup.errors import AsyncbackupError, Exit, LockedError, UsageError
 from asyncbackup.model import GLOBALS, Backup, DatabaseSpec, Decision, Plan, Policy, Server
@@ -56,6 +57,7 @@ def run(
     Without `specs`, only what the configuration names is looked at, unless `everything` is meant.
     """
     now = datetime.now(UTC)
+    require_known(session, specs)
     found = backups(session, specs)
     others: set[DatabaseSpec] = set()
     if not specs and not everything:
@@ -92,7 +94,7 @@ def run(
                 "nothing was removed: there is no terminal to ask on",
                 hint=f"add {consent} to remove them without being asked",
             )
-        if yes or pattern or ask(f"Remove {removing} of {len(decisions)} backups?"):
+        if yes or pattern or ask(f"Remove {removing} of {text.counted(len(decisions), 'backup')}?"):
             _carry_out(session, plans, now, done, one_by_one=bool(pattern) and not yes)
     freed = sum(b.bytes for b in done.removed)
     if as_json:

@@ -111,14 +111,15 @@ def _summary(result: Report) -> str:
     good = [one for one in result.outcomes if one.status is Status.GOOD]
     backups = [one.backup for one in good if one.backup]
     manifests = [found.manifest for found in backups if found.manifest]
-    line = f"{len(good)} of {len(result.outcomes)} databases backed up in {text.seconds(result.seconds)}"
+    of = text.counted(len(result.outcomes), "database")
+    line = f"{len(good)} of {of} backed up in {text.seconds(result.seconds)}"
     if manifests:
         line += (
             f": {sum(m.rows for m in manifests):,} rows, {text.size(sum(m.sql_bytes for m in manifests))}"
             f" of SQL in {text.size(sum(b.bytes for b in backups))}"
         )
     pruned = sum(len(one.removed) for one in (*result.outcomes, *result.globals))
-    return f"{line}; {pruned} old ones pruned" if pruned else line
+    return f"{line}; {text.counted(pruned, 'old one')} pruned" if pruned else line
 
 
 def _errors(failed: Sequence[Outcome]) -> list[str]:
@@ -226,7 +227,7 @@ def _below(path: Path, root: Path) -> str:
 def disk_use(backups: Sequence[Backup], root: Path) -> str:
     """Return one line on the volume: what the backups take, and what is free."""
     total = sum(b.bytes for b in backups)
-    line = f"{len(backups)} backups, {text.size(total)} in {root}"
+    line = f"{text.counted(len(backups), 'backup')}, {text.size(total)} in {root}"
     try:
         usage = shutil.disk_usage(root)
     except OSError:

@@ -31,7 +31,7 @@ _LATER = {
 
 
 @click.command(
-    context_settings={"help_option_names": ["-h"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=EXIT_CODES,
     options_metavar="[FLAGS]",
 )
@@ -100,7 +100,7 @@ def _look(*, settings: bool, listing: bool) -> Exit:
         session.show(_settings(begun, "cron" if begun.conf.schedules else "legacy"))
     if listing:
         session.show(_listing(begun))
-    for warning in begun.conf.warnings:
+    for warning in (*begun.conf.warnings, *begun.unchosen()):
         begun.warn(warning)
     return Exit.OK
 

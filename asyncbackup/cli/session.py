@@ -8,7 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -56,10 +56,17 @@ class Session:
 
     def required(self) -> tuple[DatabaseSpec, ...]:
         """Return the databases that somebody has named; what wildcards stand for, only servers know."""
-        from_environment = self.conf.lines == (0,)
-        if from_environment and not self.settings.model_fields_set & _NAMES_ONE:
+        if self.unchosen():
             return ()  # a default that nobody has chosen: perhaps there is just a folder to look at
         return conf.resolve(self.conf.databases, self.conf.patterns, {}, lines=self.conf.lines)
+
+    def unchosen(self) -> tuple[str, ...]:
+        """Return a warning where the default database is meant only because nobody has named any."""
+        if self.conf.lines != (0,) or self.settings.model_fields_set & _NAMES_ONE:
+            return ()
+        file = self.settings.backup_conf
+        why = f"{file} lists no database" if file.exists() else f"there is no {file} here"
+        return (f"{why}, and no variable names one; the default database {self.conf.databases[0]} is tried",)
 
     def secrets(self) -> list[str]:
         """Return every secret that no output may show."""
@@ -244,7 +251,8 @@ def back_up(session: Session, only: tuple[DatabaseSpec, ...], *, show: bool) -> 
             log = session.log()
             stack.callback(logs.close, log, sys.stderr)
             events = Events(listen, log)
-        for warning in session.conf.warnings:
+        unchosen = () if only else session.unchosen()
+        for warning in (*session.conf.warnings, *unchosen):
             events.warning("configuration.warning", message=warning)
         started = datetime.now(UTC)
 
@@ -259,7 +267,11 @@ def back_up(session: Session, only: tuple[DatabaseSpec, ...], *, show: bool) -> 
 
         work = backup.run(session.settings, session.conf, session.environ, events, only=only, board=board)
         report = run(work, interrupted)
-    return report if isinstance(report, Exit) else logs.masked_report(report, mask)
+    if isinstance(report, Exit):
+        return report
+    if backup.exit_code(report) is not Exit.OK:
+        report = replace(report, warnings=(*unchosen, *report.warnings))
+    return logs.masked_report(report, mask)
 
 
 async def sizes(session: Session) -> list[tuple[str, int | str]]:

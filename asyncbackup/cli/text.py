@@ -21,6 +21,11 @@ _UNSAFE = ("C", "Zl", "Zp")  # controls, bidi overrides, lone surrogates, and wh
 size = format_bytes
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number of things: 1 backup, 2 backups."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def blocks(count: float) -> str:
     """Return bytes as du and df do, in powers of 1024 and rounded up: 0, 512, 4.0K, 13K."""
     power = 0

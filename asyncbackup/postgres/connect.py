@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import asyncpg
 
-from asyncbackup import pgpass
+from asyncbackup import pgpass, variables
 from asyncbackup.dbspec import spec_text
 from asyncbackup.errors import AccessError, AsyncbackupError, BusyError, ConnectError, DatabaseMissingError
 from asyncbackup.model import Credentials, DatabaseSpec, Secret, Server
@@ -218,6 +218,15 @@ def _entering(endpoint: Endpoint) -> Iterator[None]:
             f"{spec}: {error}",
             hint=f"let the role in (GRANT CONNECT ON DATABASE), or exclude it by a line !{spec_text(spec)}",
         ) from error
+    except asyncpg.InvalidAuthorizationSpecificationError as error:
+        if endpoint.password is not None:
+            raise
+        *_, name, _, _ = variables.prefixes(spec.host, spec.port)  # the last two are not its own
+        raise AccessError(
+            f"{spec}: {error}",
+            hint=f"no password is configured for {spec.server}: set {name}_USER and {name}_PASSWORD"
+            f" (or {name}_PASSWORD_FILE)",
+        ) from error
 
 
 def tls_verified(environ: Mapping[str, str]) -> bool:
@@ -269,12 +278,14 @@ def mapped(spec: DatabaseSpec | str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # A server without TLS, where PGSSLMODE demands it.
         if isinstance(error, ConnectionError) and "SSL" in str(error):
-            raise AccessError(f"{spec}: {error}", hint=_TLS) from error
+            demanded = f"PGSSLMODE={os.environ.get('PGSSLMODE', '')} demands TLS"
+            raise AccessError(f"{spec}: {demanded}, and the server refused it", hint=_TLS) from error
         for kinds, ours, hint in _MEANINGS:
             if isinstance(error, kinds):
                 said = "; ".join(str(error).splitlines()) or "no answer within the time allowed"
+                if "connection_lost() call" in said:
+                    said = "the server closed the connection before anybody could log in"
                 if isinstance(error, OSError) and error.errno and "Connect call failed" in said:
                     said = os.strerror(error.errno).lower()
                 raise ours(f"{spec}: {said}", hint=hint) from error

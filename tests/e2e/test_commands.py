@@ -217,6 +217,7 @@ def test_config_masks_every_secret(site: Site) -> None:
         "WEBHOOK_URL", "PGDUTY_SVC_KEY", "127_0_0_1_PASSWORD", "PGPASSWORD",
     }  # fmt: skip
     values = dict.fromkeys(secrets, f"https://{MARKER}.example/{MARKER}")
+    values["FTP_URL"] = f"ftp://{MARKER}.example/{MARKER}"
     for arguments in (["config"], ["config", "--json"]):
         ran = site(*arguments, **values, POSTGRESQL_PASSWORD_FILE="")
         assert ran.returncode == 0, ran.stderr

@@ -2,14 +2,16 @@
 
 import gzip
 import os
+import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 
 from asyncbackup import backup, settings
 from asyncbackup.events import Event, Events
-from asyncbackup.model import PgVersion, Report, Status
+from asyncbackup.model import DatabaseSpec, PgVersion, Report, Status
 from asyncbackup.postgres import client as clients_of
 from asyncbackup.postgres.versions import Client
 from tests.invariants import Site
@@ -85,3 +87,54 @@ async def test_without_a_client_the_failure_names_the_database(
     report, _ = await run_with(site, monkeypatch, client)
     (failed,) = report.outcomes
     assert (failed.category, failed.error.partition(": ")[0]) == ("client", f"{pg18.spec('postgres')}")
+
+
+def test_a_login_without_any_password_says_what_to_set(site: Site, pg15: Postgres) -> None:
+    pg15.psql("postgres", "CREATE ROLE hapless LOGIN PASSWORD 'x'")
+    try:
+        site.use(PGUSER="hapless").configure(pg15.spec("postgres"))
+        done = site.backup()
+        assert (done.returncode, done.only["category"]) == (1, "access")
+        hint = done.only["hint"]
+        assert hint.startswith(f"no password is configured for {pg15.spec('postgres').server}: set ")
+        # What it names does help.
+        assert "HOST_127_0_0_1_USER and HOST_127_0_0_1_PASSWORD" in hint
+        pg15.psql("postgres", "GRANT pg_read_all_data TO hapless")
+        site.good(HOST_127_0_0_1_USER="hapless", HOST_127_0_0_1_PASSWORD="x")
+        # A wrong one is something else.
+        wrong = site.backup(HOST_127_0_0_1_USER="hapless", HOST_127_0_0_1_PASSWORD="y")
+        assert "configured" not in wrong.only["hint"]
+    finally:
+        pg15.psql("postgres", "DROP ROLE hapless")
+
+
+def test_a_server_without_tls(site: Site, pg15: Postgres) -> None:
+    done = site.use(pg15, PGSSLMODE="require").configure(pg15.spec("postgres")).backup()
+    assert done.only["category"] == "access"
+    assert done.only["error"] == (
+        f"{pg15.spec('postgres')}: PGSSLMODE=require demands TLS, and the server refused it"
+    )
+
+
+@pytest.mark.parametrize("mode", ["require", "prefer"])
+def test_a_connection_that_is_closed_at_once(site: Site, mode: str) -> None:
+    def serve() -> None:
+        while True:
+            try:
+                client = server.accept()[0]
+            except OSError:
+                return
+            with client:
+                client.recv(10_000)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        worker = threading.Thread(target=serve)
+        worker.start()
+        spec = DatabaseSpec("127.0.0.1", server.getsockname()[1], "app")
+        try:
+            done = site.use(POSTGRESQL_USER="x", PGSSLMODE=mode).configure(spec).backup()
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            worker.join()
+    assert done.only["category"] == "unreachable"
+    assert done.only["error"] == f"{spec}: the server closed the connection before anybody could log in"

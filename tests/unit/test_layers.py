@@ -25,8 +25,8 @@ RANKS: dict[str, float] = {
     "survey": 5, "tools": 5, "servers": 5, "tries": 5.1, "journey": 6, "backup": 6.1, "trial": 6, "candidates": 5, "verify": 6.1, "selection": 5, "roles": 5, "restoration": 6, "preflight": 6.1, "halfmade": 6.1, "restore": 6.2,
     "service": 7,
     "samples.*": 7, "demo": 8,
-    "cli.text": 8, "cli.logs": 8, "cli.display": 8.1, "cli.render": 8.1, "cli.findings": 8.1, "cli.restored": 8.1, "cli.session": 8.2, "cli.pruning": 8.3, "cli.restoring": 8.3, "cli.verifying": 8.3, "cli.checking": 8.3,
-    "cli.app": 8.4, "cli.seed": 8.5,
+    "cli.text": 8, "cli.logs": 8, "cli.display": 8.1, "cli.render": 8.1, "cli.findings": 8.1, "cli.restored": 8.1, "cli.session": 8.2, "cli.choosing": 8.3, "cli.pruning": 8.4, "cli.restoring": 8.3, "cli.verifying": 8.3, "cli.checking": 8.3,
+    "cli.app": 8.5, "cli.seed": 8.6,
     "__main__": 9,
 }  # fmt: skip
 
