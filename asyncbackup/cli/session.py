@@ -29,6 +29,7 @@ T = TypeVar("T")
 _MAINTENANCE = ("postgres", "template1")
 _NAMES_ONE = {"database_service_name", "postgresql_database"}
 _SERVERS_AT_ONCE = 16
+_NO_RIGHT = -1  # instead of a size
 _PATIENCE = 3.0  # seconds a server may take: nobody wants to wait for a list of files
 
 
@@ -289,11 +290,10 @@ async def sizes(session: Session) -> list[tuple[str, int | str]]:
     rows: list[tuple[str, int | str]] = []
     for spec in conf.resolve(found.databases, found.patterns, names, lines=found.lines):
         answer = answers[spec.server]
-        # The server tells 0 of a database that this user may not connect to; none is that small.
         size = (
             answer if isinstance(answer, str) else answer.get(spec.dbname, "the server has none of that name")
         )
-        rows.append((text.database(spec), size or "no right to connect"))
+        rows.append((text.database(spec), "no right to connect" if size == _NO_RIGHT else size))
     unknown = [(server, answers[server]) for server in conf.wanted_servers(found.patterns)]
     return rows + [(f"{server}/*", answer) for server, answer in unknown if isinstance(answer, str)]
 
@@ -307,7 +307,8 @@ async def _sizes_of(session: Session, server: Server) -> dict[str, int] | str:
                 spec = DatabaseSpec(server.host, server.port, dbname)
                 try:
                     login = settings_of.credentials(session.settings, server)
-                    return (await overview(endpoint(spec, login, session.environ, patience))).sizes
+                    told = await overview(endpoint(spec, login, session.environ, patience))
+                    return {**told.sizes, **dict.fromkeys(told.closed, _NO_RIGHT)}
                 except DatabaseMissingError:
                     continue
     except AsyncbackupError as error:

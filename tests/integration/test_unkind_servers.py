@@ -117,6 +117,8 @@ def test_what_a_wildcard_means_and_the_role_may_not_enter_has_failed(
             "wild_closed": "failed",
         }
         assert found["wild_closed"]["category"] == "access"
+        listed = run_cli("-l", command="backup.sh", env=env).stdout
+        assert "/wild_closed  not available: no right to connect\n" in listed
         # What is said does help.
         hint = str(found["wild_closed"]["hint"])
         assert "GRANT CONNECT" in hint
