@@ -108,6 +108,8 @@ class Build:
     """Whether it needs its tables for itself, or shares them with others that do."""
     family: bool = False
     """Whether it concerns the partitions and heirs of its tables, too."""
+    sorts: bool = False
+    """Whether it sorts or hashes what it reads, and nothing else needs memory."""
     cost: float = 0
     """What a row of its table costs."""
 
@@ -135,6 +137,7 @@ class Reader:
         table = (found["schema"], found["table"])
         if "name" in found:
             self._tables[found["schema"], found["name"]] = table
+        sorts = found.get("method", "btree") == "btree" and found.get("unique") != "EXCLUDE"
         return Build(
             statement=statement,
             kind=form.kind,
@@ -143,7 +146,8 @@ class Reader:
             unique="unique" in found,
             exclusive=form.exclusive,
             family=form.family and "only" not in found,
-            cost=form.cost * (_SLOW if found.get("method", "btree") != "btree" else 1),
+            sorts=sorts,
+            cost=form.cost * (1 if sorts else _SLOW),
         )
 
     def _of_index(self, statement: Statement, match: re.Match[bytes], encoding: str) -> Build | None:

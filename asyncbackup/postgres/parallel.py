@@ -8,6 +8,7 @@ something else comes, or the end, and is then built side by side (`builds`).
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -30,6 +31,18 @@ _AHEAD = 3  # pieces on their way for each connection
 _TOO_NEW = "transaction_timeout"
 _TABLESPACE = "default_tablespace"
 _WORKERS = "max_parallel_maintenance_workers"
+
+# To sort in runs that fit into a core's cache, and merge them, takes a sixth less time than to sort with all
+# of the usual 64 MB; to join by a hash table that fits there, a third. With less than the root of what is
+# sorted, times what a run needs while it is merged, they would be merged more than once.
+_MEMORY = "maintenance_work_mem"
+_CACHE = 4 << 20
+_ROW = 64  # bytes of a key, with all that belongs to it
+_RUN = 264 << 10  # bytes (PostgreSQL's tuplesort.c)
+_LESS = (
+    b"SELECT pg_catalog.set_config(name, least(reset_val::int8, %d) || 'kB', false)"
+    b" FROM pg_catalog.pg_settings WHERE name = '%b';"
+)
 _CLIENT_ONLY = {"BIG5", "GB18030", "GBK", "JOHAB", "SHIFT_JIS_2004", "SJIS", "UHC"}
 
 # A server's tables with heirs or partitions, and all their descendants.
@@ -271,9 +284,20 @@ class _Work:
                 await self._built.wait()
 
     async def _build(self, lane: Lane, plan: Plan, number: int, build: Build) -> None:
-        # As many at once as there are connections; a server's own helpers would only come in their way.
-        helpers = b"RESET %b;" if plan.alone else b"SET %b = 0;"
-        await lane.run(build.statement, **{_WORKERS: helpers % _WORKERS.encode()})
+        await lane.run(build.statement, **self._means(build, alone=plan.alone))
         plan.done(number)
         self._idle.put_nowait(lane)
         self._built.set()
+
+    def _means(self, build: Build, *, alone: bool) -> dict[str, bytes]:
+        """Return settings for a build: the server's own where nothing runs beside it, or else less."""
+        own = {name: b"RESET %b;" % name.encode() for name in (_WORKERS, _MEMORY)}
+        if alone:
+            return own
+        # As many run at once as there are connections; helpers would only come in their way.
+        own[_WORKERS] = b"SET %b = 0;" % _WORKERS.encode()
+        if build.sorts:
+            rows = max(self._rows[table] for table in build.also or {build.table})
+            memory = max(_CACHE, 1 << math.isqrt(rows * _ROW * _RUN).bit_length())
+            own[_MEMORY] = _LESS % (memory >> 10, _MEMORY.encode())
+        return own
