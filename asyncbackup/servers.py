@@ -84,6 +84,15 @@ class Servers:
             raise
         if not self._running:
             self._tell(started)
+        if started.swept.removed:
+            files = [str(path) for path in started.swept.removed]
+            self._events.emit("leftovers.removed", files=files)
+        if started.swept.stuck:
+            self._events.warning(
+                "leftovers.stuck",
+                files=[str(path) for path in started.swept.stuck],
+                hint="folders of servers whose run was killed; remove them by hand",
+            )
         return await scratch_of(started, at_once)
 
     def _tell(self, started: Cluster) -> None:
