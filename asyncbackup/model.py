@@ -149,6 +149,7 @@ class DatabaseProperties:
     ctype: str = ""
     locale: str | None = None
     collation_version: str | None = None
+    icu_rules: str | None = None
     tablespace: str = ""
     is_template: bool = False
     settings: tuple[tuple[str, str], ...] = ()

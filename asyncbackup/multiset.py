@@ -58,6 +58,9 @@ class _Rows:
     def __init__(self, tables: frozenset[Table]) -> None:
         self.found = {table: Multiset() for table in tables}
         self._into: Multiset | None = None
+        self._columns: dict[Table, tuple[str, ...]] = {}
+        self._order: tuple[int, ...] = ()
+        self._row = bytearray()
 
     def text(self, piece: memoryview) -> None:
         del piece
@@ -66,12 +69,26 @@ class _Rows:
         """Statements do not matter."""
 
     def copy(self, schema: str, table: str, columns: tuple[str, ...]) -> None:
-        del columns
         self._into = self.found.get((schema, table))
+        first = self._columns.setdefault((schema, table), columns)
+        # A partition that is dumped through its root brings the columns in its own order; read back are
+        # those of the first block.
+        self._order = tuple(map(columns.index, first)) if columns != first else ()
+        self._row = bytearray()
 
     def rows(self, piece: memoryview) -> None:
-        if self._into is not None:
+        if self._into is None:
+            return
+        if not self._order:
             self._into.add(bytes(piece))
+            return
+        *lines, rest = (bytes(self._row) + bytes(piece)).split(b"\n")
+        self._row = bytearray(rest)
+        self._into.add(b"".join(self._reordered(line) + b"\n" for line in lines))
+
+    def _reordered(self, line: bytes) -> bytes:
+        fields = line.split(b"\t")  # a tab in a value is written as an escape
+        return b"\t".join(fields[i] for i in self._order)
 
     def rows_end(self) -> None:
         self._into = None

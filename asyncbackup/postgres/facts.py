@@ -26,38 +26,55 @@ TRANSACTION_TIMEOUT_SINCE = 17
 _LIBC = "c"
 _PROVIDERS = {"i": "icu", _LIBC: "libc", "b": "builtin"}
 
-# Objects made by users have oids from 16384 on (FirstNormalObjectId). What belongs to an extension
-# comes back with it, in whatever number its version there has, and does not count. NOT NULL
+# Objects made by users have oids from 16384 on (FirstNormalObjectId). What pg_dump leaves out does not
+# count, or a good restore would be called bad: what belongs to an extension, and stands on its tables,
+# comes back with it, in whatever number its version there has; temporary objects of other sessions, with
+# all that hangs on them; indexes that are not valid; the schema public, made anew or not; triggers that
+# partitions have from their parents; what the server makes of itself for a range type. NOT NULL
 # constraints have been catalog entries since 18, so they do not count either: the columns do. Each
 # catalog that a fresh session touches costs it a third of a millisecond; most are therefore counted
 # by what pg_depend knows of them, which is every object that stands in a schema or on a table.
 COUNTS = """
-WITH mine AS MATERIALIZED (
+WITH gone AS MATERIALIZED (
+  SELECT 1259 AS classid, oid FROM pg_class WHERE relpersistence = 't'
+  UNION ALL
+  SELECT 1259, i.indexrelid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+   WHERE c.relkind = 'i' AND NOT (i.indisvalid AND i.indisready)
+  UNION ALL
+  SELECT 2615, oid FROM pg_namespace WHERE nspname ~ '^pg_(toast_)?temp_'
+), mine AS MATERIALIZED (
   SELECT classid, objid FROM pg_depend WHERE objid >= 16384
   EXCEPT SELECT classid, objid FROM pg_depend WHERE deptype = 'e'
+  EXCEPT SELECT classid, objid FROM pg_depend WHERE (refclassid, refobjid) IN (SELECT classid, oid FROM gone)
+  EXCEPT SELECT classid, objid FROM pg_depend WHERE deptype IN ('a', 'i') AND refclassid = 1259
+     AND refobjid IN (SELECT objid FROM pg_depend WHERE classid = 1259 AND deptype = 'e')
+  EXCEPT SELECT classid, objid FROM pg_depend WHERE classid IN (1255, 2605) AND deptype = 'i'
+  EXCEPT SELECT classid, oid FROM gone
 )
 SELECT json_object_agg(kind, n) FROM (
   SELECT 'pg_class.' || relkind::text AS kind, count(*) AS n FROM pg_class
-   WHERE relpersistence <> 't' AND relkind <> 't' AND relnamespace <> 99
+   WHERE relkind <> 't' AND relnamespace <> 99
      AND (1259, oid) IN (SELECT classid, objid FROM mine) GROUP BY relkind
   UNION ALL
   SELECT 'pg_attribute', count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c') AND a.attnum > 0 AND NOT a.attisdropped
-     AND c.relpersistence <> 't' AND (1259, c.oid) IN (SELECT classid, objid FROM mine)
+     AND (1259, c.oid) IN (SELECT classid, objid FROM mine)
   UNION ALL
   SELECT 'pg_constraint.' || contype::text, count(*) FROM pg_constraint
    WHERE contype <> 'n' AND (2606, oid) IN (SELECT classid, objid FROM mine) GROUP BY contype
   UNION ALL
   SELECT 'pg_type.' || typtype::text, count(*) FROM pg_type
-   WHERE typtype IN ('d', 'e', 'r', 'm') AND (1247, oid) IN (SELECT classid, objid FROM mine) GROUP BY typtype
+   WHERE typtype IN ('d', 'e', 'r') AND (1247, oid) IN (SELECT classid, objid FROM mine) GROUP BY typtype
   UNION ALL
   SELECT 'pg_proc.' || prokind::text, count(*) FROM pg_proc
    WHERE (1255, oid) IN (SELECT classid, objid FROM mine) GROUP BY prokind
   UNION ALL
-  SELECT 'pg_trigger', count(*) FROM pg_trigger WHERE NOT tgisinternal
+  SELECT 'pg_trigger', count(*) FROM pg_trigger t
+   WHERE NOT tgisinternal AND coalesce(to_json(t) ->> 'tgparentid', '0') = '0'
+     AND (2620, oid) IN (SELECT classid, objid FROM mine)
   UNION ALL
   SELECT 'pg_namespace', count(*) FROM pg_namespace
-   WHERE oid >= 16384 AND nspname !~ '^pg_(toast_)?temp_'
+   WHERE oid >= 16384 AND nspname !~ '^pg_(toast_)?temp_' AND nspname <> 'public'
      AND oid NOT IN (SELECT objid FROM pg_depend WHERE classid = 2615 AND deptype = 'e')
   UNION ALL
   SELECT classid::regclass::text, count(*) FROM mine
@@ -261,6 +278,7 @@ def _facts(found: dict[str, Any], version: PgVersion) -> Facts:
         ctype=database["datctype"],
         locale=database.get("datlocale", database.get("daticulocale")),
         collation_version=database.get("datcollversion"),
+        icu_rules=database.get("daticurules"),
         tablespace=found["tablespace"] or "",
         is_template=database["datistemplate"],
         settings=_pairs(found["settings"]),

@@ -8,6 +8,7 @@ from asyncbackup.model import DatabaseProperties, PgVersion
 
 PROVIDERS_SINCE = 15
 _BUILTIN_SINCE = 17
+_RULES_SINCE = 16
 _DEFAULT_TABLESPACE = "pg_default"
 _PRIVILEGES = {"C": "CREATE", "T": "TEMPORARY", "c": "CONNECT"}
 _NAME = r'(?:"((?:[^"]|"")*)"|([^"=/]*))'
@@ -89,6 +90,8 @@ def _locale(properties: DatabaseProperties, server: PgVersion) -> Iterator[str]:
     yield f"LOCALE_PROVIDER {properties.locale_provider}"
     if properties.locale and properties.locale_provider == "icu":
         yield f"ICU_LOCALE {literal(properties.locale)}"
+        if properties.icu_rules and server.major >= _RULES_SINCE:
+            yield f"ICU_RULES {literal(properties.icu_rules)}"
     elif properties.locale and properties.locale_provider == "builtin" and server.major >= _BUILTIN_SINCE:
         yield f"BUILTIN_LOCALE {literal(properties.locale)}"
 

@@ -225,7 +225,7 @@ async def _drop(
         async with asyncio.timeout(_FAREWELL):
             pids = await made.pids()
             await end_sessions.fetch(made.oid)
-            await in_thread(None, _end_programs, pids)
+            await in_thread(None, _end_programs, pids, scratch.cluster.datadir)
             # Either would stand in the way, and both may come with a dump.
             await admin.execute("DELETE FROM pg_catalog.pg_subscription WHERE subdbid = $1", made.oid)
             await admin.execute(f"ALTER DATABASE {quoted(made.name)} IS_TEMPLATE false")
@@ -234,12 +234,17 @@ async def _drop(
         scratch.give_up()
 
 
-def _end_programs(sessions: Collection[int]) -> None:
-    """Kill what these server processes have started: one that waits for its program hears nothing else."""
+def _end_programs(sessions: Collection[int], datadir: Path) -> None:
+    """Kill what these server processes have started: one that waits for its program hears nothing else.
+
+    The numbers come from a server in which a dump may have changed anything, so that only processes of the
+    server's own user are touched.
+    """
+    owner = datadir.stat().st_uid
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended
             parent = entry.read_text("ascii", "replace").rpartition(")")[2].split()[1]
-            if int(parent) in sessions:
+            if int(parent) in sessions and entry.parent.stat().st_uid == owner:
                 os.kill(int(entry.parent.name), signal.SIGKILL)
 
 

@@ -26,6 +26,7 @@ _RESTORING = "_restoring_"
 _BEFORE = "_before_"
 _ID = 8  # hexadecimal digits
 _FORCE_SINCE = 13
+_COMMIT = 60.0  # seconds; whether it happened is then asked on another connection
 _LOOK = 0.03  # seconds between two rounds of ending sessions
 _PAUSE = 0.2
 _AGAIN = 1.0
@@ -247,7 +248,8 @@ async def _transaction(
         await connected.execute("ROLLBACK")
         raise
     committing()
-    await see_through(asyncio.ensure_future(connected.execute("COMMIT")))
+    # Nothing may interrupt it, so that it must end by itself: a standby that has to agree may be down.
+    await see_through(asyncio.ensure_future(connected.execute("COMMIT", timeout=_COMMIT)))
     return failed
 
 

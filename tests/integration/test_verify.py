@@ -5,6 +5,7 @@ test server cannot take.
 """
 
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,31 @@ CREATE TABLE by_mood (feeling mood, n int) PARTITION BY HASH (feeling);
         for i in range(5)
     )
     + "INSERT INTO by_mood SELECT (enum_range(NULL::mood))[1 + i % 8], i FROM generate_series(1, 800) i;"
+)
+# Dumped through the root, each partition brings the columns in its own order.
+MOODS_DRIFT = """
+CREATE TYPE mood AS ENUM ('a', 'b', 'c', 'd', 'e');
+CREATE TABLE p (m mood, a int, t text) PARTITION BY HASH (m);
+CREATE TABLE p0 PARTITION OF p FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE p1 (t text, m mood, a int);
+ALTER TABLE p ATTACH PARTITION p1 FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+INSERT INTO p SELECT (enum_range(NULL::mood))[1 + i % 5], i, E'tab\\t line\\n \\\\' || i FROM generate_series(1, 500) i;
+"""
+# pg_dump never says CREATE SCHEMA public.
+RESET = "DROP SCHEMA public CASCADE; CREATE SCHEMA public; CREATE TABLE t AS SELECT 1 AS a;"
+# What pg_dump leaves out: an index that is not valid, and what other sessions have for themselves.
+LEFT_OUT = "CREATE TABLE t AS SELECT 1 AS a UNION ALL SELECT 1;"
+TEMPORARY = """
+CREATE TEMP TABLE mine (id serial PRIMARY KEY, b int DEFAULT 3 CHECK (b > 0));
+CREATE TEMP VIEW seen AS SELECT 1 AS a;
+CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION pg_temp.g() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TRIGGER t BEFORE INSERT ON mine FOR EACH ROW EXECUTE FUNCTION pg_temp.g();
+CREATE TYPE pg_temp.range_of_mine AS RANGE (subtype = float8);
+SELECT 'there';
+"""
+RANGES = (
+    "CREATE TYPE span AS RANGE (subtype = float8); CREATE TABLE t (a span); INSERT INTO t VALUES ('[1,2]');"
 )
 ZERO = """
 CREATE TABLE none (); INSERT INTO none DEFAULT VALUES; INSERT INTO none DEFAULT VALUES;
@@ -125,6 +151,9 @@ CREATE EVENT TRIGGER keep_out ON login EXECUTE FUNCTION keep_out();
 ALTER EVENT TRIGGER keep_out ENABLE ALWAYS;
 """
 SCRIPTS = {
+    "moods_drift": MOODS_DRIFT,
+    "reset": RESET,
+    "ranges": RANGES,
     "drift": DRIFT, "moods": MOODS, "zero": ZERO, "objects": OBJECTS, "own_settings": OWN_SETTINGS, "owners": OWNERS,
     "spaces": SPACES, "others": OTHERS, "other_order": OTHER_ORDER, "empty": "",
 }  # fmt: skip
@@ -231,7 +260,10 @@ def fleet_on(server: Postgres, folder: Path) -> Fleet:
             databases |= {
                 name: factory(name, sql=f"CREATE TABLE t AS SELECT {len(name)} AS a") for name in ODD_NAMES
             }
-        with other_encodings(server) as others:
+        databases["left_out"] = left_out = factory("trial_left_out", sql=LEFT_OUT)
+        with pytest.raises(AssertionError, match="could not create unique index"):
+            left_out.psql("CREATE UNIQUE INDEX CONCURRENTLY i ON t (a)")
+        with other_encodings(server) as others, busy_session(left_out):
             databases |= others
             site = Site(Cli(folder / "home"), folder).use(server).configure(*databases.values())
             site.good()
@@ -240,6 +272,22 @@ def fleet_on(server: Postgres, folder: Path) -> Fleet:
                 "DROP EVENT TRIGGER no; DROP SUBSCRIPTION sub"
             )  # it would keep its database
     return Fleet(server, site, databases, verified(site.env, MAX_CONCURRENT_VERIFICATIONS="3"))
+
+
+@contextmanager
+def busy_session(database: Database) -> Iterator[None]:
+    """Hold a session that has temporary objects of all kinds."""
+    command = [f"{database.server.bindir}/psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-"]
+    env = {**database.server.libpq, "PGDATABASE": database.name}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=env, text=True) as session:
+        assert session.stdin is not None
+        assert session.stdout is not None
+        session.stdin.write(TEMPORARY)
+        session.stdin.flush()
+        assert session.stdout.readline() == "there\n"
+        yield
+        session.stdin.close()
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ RANKS: dict[str, float] = {
 LINES = 350
 # Lines that a module may have beyond the rest, and why.
 LONGER = {
-    "model": 480,  # a list of nouns without behaviour, in one place by design
+    "model": 490,  # a list of nouns without behaviour, in one place by design
     "scanner": 440,  # one state machine, whose steps are read together
 }
 VAGUE = {"utils", "helpers", "manager", "base"}

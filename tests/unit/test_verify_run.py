@@ -160,7 +160,7 @@ async def test_alone_there_is_nobody_to_blame(volume: Volume, stage: Stage) -> N
         ([State.GOOD, State.MISSING], Exit.PARTIAL),
         ([State.GOOD, State.UNVERIFIED], Exit.PARTIAL),
         ([State.UNVERIFIED], Exit.PARTIAL),
-        ([State.UNVERIFIED, State.BAD], Exit.PARTIAL),
+        ([State.UNVERIFIED, State.BAD], Exit.FAILED),
         ([State.BAD], Exit.FAILED),
         ([State.MISSING], Exit.FAILED),
         ([State.BAD, State.MISSING], Exit.FAILED),
