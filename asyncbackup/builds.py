@@ -137,7 +137,8 @@ class Reader:
         table = (found["schema"], found["table"])
         if "name" in found:
             self._tables[found["schema"], found["name"]] = table
-        sorts = found.get("method", "btree") == "btree" and found.get("unique") != "EXCLUDE"
+        ranges = found.get("unique") == "EXCLUDE" or b" WITHOUT OVERLAPS)" in statement.text
+        sorts = found.get("method", "btree") == "btree" and not ranges
         return Build(
             statement=statement,
             kind=form.kind,

@@ -292,7 +292,7 @@ class _Work:
     def _means(self, build: Build, *, alone: bool) -> dict[str, bytes]:
         """Return settings for a build: the server's own where nothing runs beside it, or else less."""
         own = {name: b"RESET %b;" % name.encode() for name in (_WORKERS, _MEMORY)}
-        if alone:
+        if alone or len(self._lanes) == 1:
             return own
         # As many run at once as there are connections; helpers would only come in their way.
         own[_WORKERS] = b"SET %b = 0;" % _WORKERS.encode()

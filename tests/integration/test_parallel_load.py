@@ -327,6 +327,25 @@ async def test_rows_that_look_at_other_rows_are_loaded_after_them(pg15: Postgres
             assert contents(dump(restored)) == contents(dumped)
 
 
+async def test_builds_side_by_side_take_less_of_the_server_each(pg16: Postgres, load: Load) -> None:
+    tables = "".join(
+        f"CREATE TABLE public.t{i} (a int);\nCOPY public.t{i} (a) FROM stdin;\n1\n\\.\n\n" for i in (1, 2)
+    )
+    noting = (
+        "CREATE TABLE public.noted (memory text, workers text);\n"
+        "CREATE FUNCTION public.put() RETURNS void LANGUAGE sql AS 'INSERT INTO public.noted SELECT"
+        " current_setting(''maintenance_work_mem''), current_setting(''max_parallel_maintenance_workers'')';\n"
+        "CREATE FUNCTION public.note(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM public.put(); RETURN $1; END';\n"
+    )
+    indexes = "".join(f"CREATE INDEX i{i} ON public.t{i} USING btree (public.note(a));\n" for i in (1, 2))
+    with Databases(pg16) as databases:
+        for jobs, expected in ((1, "64MB|2\n64MB|2"), (2, "4MB|0\n4MB|0")):
+            restored = databases()
+            await load(restored, HEAD + noting + tables + indexes + TAIL, jobs)
+            assert restored.query("SELECT * FROM noted") == expected
+
+
 async def test_a_role_that_is_no_superuser_loads_what_it_may(pg16: Postgres, load: Load) -> None:
     with Databases(pg16) as databases:
         source = databases(sql="CREATE TABLE t (a int PRIMARY KEY); INSERT INTO t VALUES (1)")

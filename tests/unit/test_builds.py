@@ -56,6 +56,22 @@ def test_a_statement_tells_which_table_it_claims(text: str, kind: Kind, what: st
     assert build.statement.text == text.encode()
 
 
+def test_only_what_sorts_can_do_with_less_memory() -> None:
+    sorting = [
+        "CREATE INDEX i ON public.t USING btree (a);",
+        "ALTER TABLE ONLY public.t\n    ADD CONSTRAINT p PRIMARY KEY (a);",
+        "ALTER TABLE ONLY public.t\n    ADD CONSTRAINT f FOREIGN KEY (a) REFERENCES public.u(a);",
+    ]
+    others = [
+        "CREATE INDEX i ON public.t USING gin (a);",
+        "CREATE INDEX i ON public.t USING hnsw (a);",
+        "ALTER TABLE ONLY public.t\n    ADD CONSTRAINT p EXCLUDE USING gist (r WITH &&);",
+        "ALTER TABLE ONLY public.t\n    ADD CONSTRAINT p PRIMARY KEY (a, r WITHOUT OVERLAPS);",
+    ]
+    built = [read(text) for text in (*sorting, *others)]
+    assert [build.sorts for build in built if build] == [True] * 3 + [False] * 4
+
+
 @pytest.mark.parametrize("only", ["ONLY ", ""])
 @pytest.mark.parametrize("columns", ["a", 'a, "b, c"', "a, PERIOD b"])
 @pytest.mark.parametrize("rest", ["(id);", "(id) ON DELETE CASCADE NOT VALID;", ";"])
