@@ -1,5 +1,6 @@
 """Fixtures for every test: `server` is each PostgreSQL in turn, `pg15` and its like are a certain one."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,12 @@ def pytest_sessionstart() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda number, _: pytest.exit("terminated", 128 + number))
+
+
+@pytest.fixture(autouse=True)
+def umask() -> None:
+    """Keep a command that was run in this very process from closing the next test's files to others."""
+    os.umask(0o022)
 
 
 @pytest.fixture(scope="session")
