@@ -19,8 +19,10 @@ def pytest_sessionstart() -> None:
 
 
 @pytest.fixture(autouse=True)
-def umask() -> None:
+def umask() -> Iterator[None]:
     """Keep a command that was run in this very process from closing the next test's files to others."""
+    os.umask(0o022)  # a fixture of a module's may have run one
+    yield
     os.umask(0o022)
 
 
