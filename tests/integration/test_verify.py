@@ -225,9 +225,9 @@ class Fleet:
 Fleets = Callable[[Postgres], Fleet]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # tests of all modules are sorted by server, so that a module has no end
 def fleets(tmp_path_factory: pytest.TempPathFactory) -> Fleets:
-    """Make a fleet on a server, once for all tests of this module."""
+    """Make a fleet on a server, once for all tests."""
     made: dict[str, Fleet] = {}
 
     def get(server: Postgres) -> Fleet:
