@@ -532,7 +532,7 @@ def standby(pg15: Postgres) -> Iterator[Postgres]:
     sockets.mkdir(0o700)
     os.chown(sockets, owner.st_uid, owner.st_gid)
     port = next(port for port in range(pg15.cluster.port + 1, 65536) if free(port))
-    options = {"port": port, "unix_socket_directories": sockets, "listen_addresses": "127.0.0.1", "hot_standby": "on", "wal_level": "logical", "max_wal_senders": 10, "max_prepared_transactions": 10, "max_connections": 200, "fsync": "off"}  # fmt: skip
+    options = {"port": port, "unix_socket_directories": sockets, "listen_addresses": "127.0.0.1", "hot_standby": "on", "wal_level": "logical", "max_wal_senders": 10, "max_prepared_transactions": 10, "max_connections": 200, "fsync": "off", "allow_in_place_tablespaces": "on"}  # fmt: skip
     command = [f"{pg15.bindir}/postgres", "-D", f"{data}"]
     command += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
     ids = {"user": owner.st_uid, "group": owner.st_gid} if os.geteuid() == 0 else {}
