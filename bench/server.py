@@ -100,12 +100,16 @@ def connect(host: str, port: int, user: str, passfile: Path | None, bindir: Path
 
 
 @asynccontextmanager
-async def own(folder: Path, bindir: Path | None) -> AsyncIterator[Target]:
+async def own(
+    folder: Path, bindir: Path | None, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[Target]:
     """Run a server that is gone afterwards; its password goes to a file in the folder."""
     bindir = bindir or client()
     if not (bindir / "postgres").exists():
         raise SystemExit(f"no server in {bindir}: install postgresql, or use your own server with --host")
-    async with cluster(bindir, root=folder.parent, settings=_SETTINGS, tcp=True) as server:
+    async with cluster(
+        bindir, root=folder.parent, settings={**_SETTINGS, **(settings or {})}, tcp=True
+    ) as server:
         passfile = folder / "passfile"
         passfile.touch(0o600)
         passfile.write_text(f"{LOOPBACK}:{server.port}:*:{server.user}:{server.password.reveal()}\n")
