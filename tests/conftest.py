@@ -5,9 +5,14 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.servers import DATA, Cli, Database, Databases, Postgres, server_or_skip
+
+# A machine that is busy is no defect.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_sessionstart() -> None:

@@ -8,7 +8,7 @@ from io import FileIO
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncbackup import scanner, unpack
@@ -170,6 +170,7 @@ class Recorder:
 
 
 @pytest.mark.parametrize("dump", DUMPS, ids=lambda path: path.stem)
+@settings(deadline=None)
 @given(cuts=st.lists(st.integers(1, 70_000), max_size=20))
 def test_a_tap_gets_everything_wherever_it_was_cut(dump: Path, cuts: list[int]) -> None:
     text = dump.read_bytes()
