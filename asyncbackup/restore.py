@@ -120,7 +120,7 @@ async def _restore(run: Run) -> Restored:
                 await make(run, admin)
                 async with _alive(admin):
                     loaded = await _load(run)
-                    compared = await _compare(run, loaded)
+                    compared = await _compare(run)
                     await _analyze(run)
                 await _swap(run, admin, loaded, compared)
             return await _afterwards(run)
@@ -201,6 +201,7 @@ async def _by_connections(run: Run) -> Loaded:
         subject=str(run.target),
         older_server=plan.older_server,
         tablespaces=plan.request.tablespaces,
+        digests=False,
         progress=run.work.progress,
         executor=run.tools.executor,
         accept=lambda unpacked: _same(run, unpacked),
@@ -216,12 +217,12 @@ def _same(run: Run, unpacked: Unpacked) -> None:
         )
 
 
-async def _compare(run: Run, loaded: Loaded) -> readback.Compared:
+async def _compare(run: Run) -> readback.Compared:
     """Compare with the manifest, or else with what the dump said of itself; raises LoadError."""
     run.enter("comparing")
     plan = run.plan
     manifest = plan.evidence.selected.manifest
-    expected = readback.of_manifest(manifest) if manifest else readback.of_dump(loaded.unpacked)
+    expected = readback.of_manifest(manifest) if manifest else readback.of_dump(plan.evidence.unpacked)
     if manifest and not manifest.consistent:
         expected = replace(expected, object_counts={})  # they are of a moment before
 

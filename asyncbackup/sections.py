@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from asyncbackup import statements
 
-CHUNK = 1 << 21
+CHUNK = 1 << 22
 """Bytes of rows or of large objects in a piece, about: enough that starting a COPY costs nothing."""
 
 _SAMPLE = 1 << 14  # bytes of a piece in which rows are counted, to guess how many there are in all

@@ -117,16 +117,18 @@ def unpack(
     *,
     sink: Callable[[memoryview], None] | None = None,
     tap: Tap | None = None,
+    digests: bool = True,
 ) -> Unpacked:
     """Read a backup from its beginning; `sink` gets the SQL, and whatever it raises ends the reading.
 
     What it gets is for psql: no command of psql's own, and nothing from the first thing on that makes the
-    dump no dump of pg_dump's, though the file is read to its end.
+    dump no dump of pg_dump's, though the file is read to its end. Without `digests`, only the file is hashed,
+    and rows are not counted: for a file that was read before.
 
     `progress.sql_bytes` counts SQL, `progress.file_bytes` what was read of the file. The file is left
     open, at its end. Raises OSError when it cannot be read.
     """
-    scanner = Scanner(tap)
+    scanner = Scanner(tap, digests=digests)
     sieve = _Sieve(scanner, sink) if sink is not None else None
     digest = hashlib.sha256()
 

@@ -36,6 +36,7 @@ async def main() -> None:
             lambda: connection(at, answer=None),
             int(jobs),
             subject=dbname,
+            digests=False,  # which `asyncbackup restore` has taken before
             progress=Progress(),
             executor=executor,
             accept=whole,

@@ -123,6 +123,7 @@ async def load(
     subject: str,
     older_server: bool = False,
     tablespaces: bool = True,
+    digests: bool = True,
     progress: Progress,
     executor: Executor,
     accept: Callable[[Unpacked], None] = _nothing,
@@ -131,7 +132,8 @@ async def load(
 
     `older_server` leaves out the one header line that servers before 17 do not know. Without `tablespaces`,
     everything is made in the default one. `accept` is called with what was read, before what depends on all
-    of it is built, and may raise.
+    of it is built, and may raise. Without `digests`, rows are neither counted nor hashed on the way, which
+    is enough where the file was read before and `accept` looks at its digest.
 
     Raises LoadError, LackingError, or what the end of a connection means. Whatever it raises, the
     database is worth nothing then, and none of its sessions is left.
@@ -148,7 +150,7 @@ async def load(
 
     def read() -> Unpacked | None:
         try:
-            unpacked = unpack(source, progress, tap=sections)
+            unpacked = unpack(source, progress, tap=sections, digests=digests)
             accept(unpacked)
         except HandoverClosedError:
             return None
