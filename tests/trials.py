@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from asyncbackup import inventory, manifest, settings, verify
+from asyncbackup import inventory, manifest, settings
 from asyncbackup.events import Event, Events
 from asyncbackup.model import DatabaseSpec
 from asyncbackup.postgres import client
+from asyncbackup.proof import verify
+from asyncbackup.proof.verify import Result, VerifyReport
 from asyncbackup.stream import HEADER, Progress
 from asyncbackup.unpack import open_backup, unpack
-from asyncbackup.verify import Result, VerifyReport
 from tests.servers import Database
 
 

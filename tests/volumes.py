@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from asyncbackup import manifest, naming, records, settings
-from asyncbackup.candidates import choose
 from asyncbackup.conf import Conf
 from asyncbackup.model import DatabaseSpec, Level, Manifest, StoredFile, Verdict, Verification
+from asyncbackup.proof.candidates import choose
 from asyncbackup.settings import Settings
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

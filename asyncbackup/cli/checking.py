@@ -13,8 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from asyncbackup import backup, check, dbspec, inventory, naming
-from asyncbackup.check import Checked, State
+from asyncbackup import backup, dbspec, inventory, naming
 from asyncbackup.cli import findings, logs, render
 from asyncbackup.cli import session as session_of
 from asyncbackup.cli.findings import Result
@@ -22,6 +21,8 @@ from asyncbackup.cli.session import Session
 from asyncbackup.errors import Exit, ManifestError, NoBackupError
 from asyncbackup.events import Event, Events
 from asyncbackup.model import Backup, DatabaseSpec
+from asyncbackup.proof import check
+from asyncbackup.proof.check import Checked, State
 from asyncbackup.stream import Progress
 from asyncbackup.threads import in_thread
 

@@ -11,11 +11,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from asyncbackup import verify
 from asyncbackup.backup import Board
 from asyncbackup.cli import text
 from asyncbackup.events import Event, Level, Sink
 from asyncbackup.model import DatabaseSpec, Status
+from asyncbackup.proof import verify
 from asyncbackup.tools import Journey
 
 _PAUSE = 1 / 8  # seconds between two pictures

@@ -6,10 +6,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from asyncbackup.check import State
 from asyncbackup.cli import text
 from asyncbackup.errors import Exit
 from asyncbackup.model import DatabaseSpec
+from asyncbackup.proof.check import State
 
 _SHOWN = 20  # problems of one file that are shown and logged; the JSON result has them all
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from asyncbackup.cli import text
 from asyncbackup.errors import AsyncbackupError
-from asyncbackup.halfmade import Restored
 from asyncbackup.model import DatabaseSpec, Level
-from asyncbackup.restoration import Restoration, Tools
+from asyncbackup.restoring.halfmade import Restored
+from asyncbackup.restoring.restoration import Restoration, Tools
 
 
 def plan_text(plan: Restoration, now: datetime) -> str:

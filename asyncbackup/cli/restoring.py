@@ -14,8 +14,7 @@ from typing import Any
 
 import asyncpg
 
-from asyncbackup import dbspec, pgpass, preflight
-from asyncbackup import restore as restore_of
+from asyncbackup import dbspec, pgpass
 from asyncbackup import settings as settings_of
 from asyncbackup.cli import logs, render, restored, text
 from asyncbackup.cli import session as session_of
@@ -24,7 +23,9 @@ from asyncbackup.errors import AccessError, AsyncbackupError, Exit, LackingError
 from asyncbackup.events import Event, Events
 from asyncbackup.model import Credentials, Level, Secret
 from asyncbackup.postgres import client as clients_of
-from asyncbackup.restoration import Request, Restoration, Tools, Work
+from asyncbackup.restoring import preflight
+from asyncbackup.restoring import restore as restore_of
+from asyncbackup.restoring.restoration import Request, Restoration, Tools, Work
 
 _OF_OLD = "postgres"  # whose password -a was: the user that ran the bash tool
 _THREADS = 4

@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from asyncbackup import verify
 from asyncbackup.cli import findings, logs, render, text
 from asyncbackup.cli import session as session_of
 from asyncbackup.cli.session import Session
 from asyncbackup.errors import Exit
 from asyncbackup.events import Event, Events
 from asyncbackup.model import DatabaseSpec, Level
-from asyncbackup.verify import Board, Result, State, VerifyReport
+from asyncbackup.proof import verify
+from asyncbackup.proof.verify import Board, Result, State, VerifyReport
 
 _SHOWN = 20  # differences of one backup that are shown; the JSON result has them all
 _SHOUTED = {State.BAD: "BAD", State.MISSING: "MISSING", State.UNVERIFIED: "not verified"}

@@ -13,7 +13,7 @@ from asyncbackup import statements
 from asyncbackup.errors import AsyncbackupError, LackingError, LoadError
 from asyncbackup.postgres.connect import SESSION, Connection, mapped
 from asyncbackup.postgres.load import missing
-from asyncbackup.sections import CHUNK, Objects, Rows, Settings, Statement
+from asyncbackup.postgres.sections import CHUNK, Objects, Rows, Settings, Statement
 from asyncbackup.threads import see_through
 
 Connect = Callable[[], AbstractAsyncContextManager[Connection]]

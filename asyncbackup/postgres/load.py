@@ -32,8 +32,8 @@ from asyncbackup.errors import (
 from asyncbackup.model import Manifest, PgVersion, Secret
 from asyncbackup.postgres.connect import passfile
 from asyncbackup.postgres.failures import classify
+from asyncbackup.postgres.retelling import WithoutTablespaces
 from asyncbackup.process import Child, Network, spawn
-from asyncbackup.retelling import WithoutTablespaces
 from asyncbackup.stream import PIPE_SIZE, Progress
 from asyncbackup.threads import in_thread, see_through
 from asyncbackup.unpack import Unpacked, unpack

@@ -16,13 +16,13 @@ from concurrent.futures import Executor
 from io import FileIO
 
 from asyncbackup import statements
-from asyncbackup.builds import Build, Plan, Reader
 from asyncbackup.errors import AsyncbackupError
-from asyncbackup.handover import Handover, HandoverClosedError
 from asyncbackup.model import CopyBlock
+from asyncbackup.postgres.builds import Build, Plan, Reader
+from asyncbackup.postgres.handover import Handover, HandoverClosedError
 from asyncbackup.postgres.lanes import Connect, Lane, lanes
 from asyncbackup.postgres.load import Loaded
-from asyncbackup.sections import CHUNK, Objects, Piece, Rows, Sections, Statement, Table
+from asyncbackup.postgres.sections import CHUNK, Objects, Piece, Rows, Sections, Statement, Table
 from asyncbackup.stream import Progress
 from asyncbackup.threads import in_thread, see_through
 from asyncbackup.unpack import Unpacked, unpack

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from asyncbackup import check, inventory
-from asyncbackup.check import Checked, State
+from asyncbackup import inventory
 from asyncbackup.errors import ManifestError
 from asyncbackup.manifest import to_json
 from asyncbackup.model import Manifest
+from asyncbackup.proof import check
+from asyncbackup.proof.check import Checked, State
 from asyncbackup.stream import Progress
 from tests.invariants import Site, small_disk
 from tests.servers import Cli, Database, Databases, Postgres

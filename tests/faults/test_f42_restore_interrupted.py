@@ -18,11 +18,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from asyncbackup import restore as restore_of
 from asyncbackup import threads
 from asyncbackup.dbspec import spec_text
 from asyncbackup.postgres import swap as swap_of
 from asyncbackup.postgres.cluster import Cluster
+from asyncbackup.restoring import restore as restore_of
 from tests.invariants import Result, Site, nothing_of, wait_for
 from tests.restores import (
     drop_kept,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncbackup import allowance
+from asyncbackup.proof import allowance
 from tests.invariants import Site
 from tests.processes import empty_place, gone, processes_naming
 from tests.servers import Cli, Databases, Postgres

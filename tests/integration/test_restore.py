@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from asyncbackup import restoration, volume
+from asyncbackup import volume
 from asyncbackup.dbspec import spec_text
 from asyncbackup.model import DatabaseSpec, PgVersion
 from asyncbackup.postgres import versions
+from asyncbackup.restoring import restoration
 from tests.invariants import Result, Site
 from tests.restores import (
     drop_kept,

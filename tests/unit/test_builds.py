@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncbackup.builds import Build, Kind, Plan, Reader
-from asyncbackup.sections import Statement, Table
+from asyncbackup.postgres.builds import Build, Kind, Plan, Reader
+from asyncbackup.postgres.sections import Statement, Table
 
 T = ("public", "t")
 U = ("other s", "u")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from asyncbackup.candidates import choose
 from asyncbackup.conf import Conf
 from asyncbackup.model import Backup, DatabasePattern, DatabaseSpec, Verdict
+from asyncbackup.proof.candidates import choose
 from tests.volumes import GLOBALS, NOW, ONE, TWO, Volume, days
 
 

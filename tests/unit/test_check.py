@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from asyncbackup import check, dbspec, inventory, naming
+from asyncbackup import dbspec, inventory, naming
 from asyncbackup.cli import checking
 from asyncbackup.events import Event, Events
 from asyncbackup.manifest import to_json
 from asyncbackup.model import CopyBlock, DatabaseSpec, LargeObject, Manifest, SequenceValue, StoredFile
+from asyncbackup.proof import check
 from asyncbackup.stream import Progress
 from asyncbackup.unpack import Unpacked, unpack
 

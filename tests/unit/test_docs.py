@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from asyncbackup import conf, settings
-from asyncbackup.check import State
 from asyncbackup.cli import findings, render
 from asyncbackup.errors import AsyncbackupError
 from asyncbackup.model import Backup, DatabaseSpec, Manifest, Outcome, Report, Status, Tier, Verification
+from asyncbackup.proof.check import State
 from asyncbackup.settings import Settings
 from docs import generate
 

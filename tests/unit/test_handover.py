@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from asyncbackup.handover import Handover, HandoverClosedError
+from asyncbackup.postgres.handover import Handover, HandoverClosedError
 
 
 async def test_items_come_in_order_and_then_the_end() -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from asyncbackup import inventory, reading
+from asyncbackup import inventory
 from asyncbackup.errors import AsyncbackupError, DamagedError, ManifestError
 from asyncbackup.model import Backup, Tier
+from asyncbackup.proof import reading
 
 THEIRS = (DamagedError, ManifestError)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncbackup.retelling import WithoutTablespaces
+from asyncbackup.postgres.retelling import WithoutTablespaces
 from asyncbackup.scanner import Scanner
 
 DUMP = b"""--

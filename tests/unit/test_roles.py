@@ -8,7 +8,7 @@ import pytest
 
 from asyncbackup.errors import DamagedError
 from asyncbackup.model import Backup, Tier
-from asyncbackup.roles import missing_roles
+from asyncbackup.restoring.roles import missing_roles
 
 GLOBALS = b"""--
 -- PostgreSQL database cluster dump

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asyncbackup.postgres.sections import Objects, Piece, Rows, Sections, Statement
 from asyncbackup.scanner import Scanner
-from asyncbackup.sections import Objects, Piece, Rows, Sections, Statement
 
 DUMPS = {
     path.name: path.read_bytes()

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from asyncbackup import settings, trial, verify
+from asyncbackup import settings
 from asyncbackup.conf import Conf
 from asyncbackup.errors import Exit
 from asyncbackup.events import Event, Events
 from asyncbackup.model import Backup, DatabaseSpec, Level, Verdict, Verification
-from asyncbackup.verify import State, VerifyReport
+from asyncbackup.proof import trial, verify
+from asyncbackup.proof.verify import State, VerifyReport
 from tests.volumes import GLOBALS, NOW, Volume, days
 
 

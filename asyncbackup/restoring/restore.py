@@ -12,7 +12,6 @@ from typing import Any
 
 from asyncbackup import multiset
 from asyncbackup.errors import AsyncbackupError, DamagedError, LoadError, RefusedError, StorageError
-from asyncbackup.halfmade import AGAIN, PATIENCE, Restored, Run, half_made, make
 from asyncbackup.model import Difference
 from asyncbackup.postgres import parallel, readback
 from asyncbackup.postgres import swap as swap_of
@@ -27,8 +26,9 @@ from asyncbackup.postgres.connect import (
 )
 from asyncbackup.postgres.load import Door, Loaded, load, restricts
 from asyncbackup.postgres.properties import quoted
-from asyncbackup.restoration import Restoration, Tools, Work
-from asyncbackup.retelling import WithoutTablespaces
+from asyncbackup.postgres.retelling import WithoutTablespaces
+from asyncbackup.restoring.halfmade import AGAIN, PATIENCE, Restored, Run, half_made, make
+from asyncbackup.restoring.restoration import Restoration, Tools, Work
 from asyncbackup.stream import Progress
 from asyncbackup.threads import in_thread, see_through
 from asyncbackup.unpack import Unpacked

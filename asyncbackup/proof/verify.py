@@ -15,12 +15,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from asyncbackup import conf, records, trial
-from asyncbackup.candidates import choose
+from asyncbackup import conf, records
 from asyncbackup.errors import Exit, StorageError
 from asyncbackup.events import Events
 from asyncbackup.model import Backup, DatabaseSpec, Level, Verdict, Verification
-from asyncbackup.servers import Servers
+from asyncbackup.proof import trial
+from asyncbackup.proof.candidates import choose
+from asyncbackup.proof.servers import Servers
 from asyncbackup.settings import Settings
 from asyncbackup.threads import in_thread
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asyncbackup import conf, dbspec, inventory, naming, statements
-from asyncbackup.check import judge
 from asyncbackup.errors import DamagedError
 from asyncbackup.model import GLOBALS, Backup, DatabaseSpec, Server
 from asyncbackup.postgres.globals import Statements
 from asyncbackup.postgres.properties import quoted
+from asyncbackup.proof.check import judge
 from asyncbackup.stream import Progress
 from asyncbackup.unpack import open_backup, unpack
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from asyncbackup import statements
-from asyncbackup.sections import Statement, Table
+from asyncbackup.postgres.sections import Statement, Table
 from asyncbackup.statements import IDENT
 
 _TABLE = rb"(?P<schema>%b)\.(?P<table>%b)" % (IDENT, IDENT)

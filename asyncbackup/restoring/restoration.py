@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from io import FileIO
 from pathlib import Path
 
-from asyncbackup import roles as roles_of
 from asyncbackup import volume
 from asyncbackup.conf import Conf
 from asyncbackup.errors import LackingError, RefusedError, StorageError
@@ -23,7 +22,8 @@ from asyncbackup.postgres.properties import Change, quoted
 from asyncbackup.postgres.swap import kept_name, working_name
 from asyncbackup.postgres.target import Needs, Target
 from asyncbackup.postgres.versions import Client, below_floor
-from asyncbackup.selection import Selected
+from asyncbackup.restoring import roles as roles_of
+from asyncbackup.restoring.selection import Selected
 from asyncbackup.stream import Progress
 from asyncbackup.threads import in_thread
 from asyncbackup.unpack import Unpacked

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import asyncpg
 
-from asyncbackup import selection
-from asyncbackup.check import judge
 from asyncbackup.errors import (
     AccessError,
     AsyncbackupError,
@@ -28,8 +26,10 @@ from asyncbackup.postgres import target as target_of
 from asyncbackup.postgres.connect import Connection, Endpoint, connection, endpoint, mapped
 from asyncbackup.postgres.target import Target
 from asyncbackup.postgres.versions import Client, below_floor, loader
-from asyncbackup.restoration import Evidence, Request, Restoration, Tools, Work, decide, refuse
-from asyncbackup.selection import Selected
+from asyncbackup.proof.check import judge
+from asyncbackup.restoring import selection
+from asyncbackup.restoring.restoration import Evidence, Request, Restoration, Tools, Work, decide, refuse
+from asyncbackup.restoring.selection import Selected
 from asyncbackup.stream import Progress
 from asyncbackup.threads import in_thread
 from asyncbackup.unpack import Unpacked, open_backup, unpack

@@ -15,8 +15,7 @@ from io import FileIO
 
 import asyncpg
 
-from asyncbackup import __version__, allowance, multiset, reading
-from asyncbackup.check import judge
+from asyncbackup import __version__, multiset
 from asyncbackup.errors import (
     AsyncbackupError,
     BusyError,
@@ -40,6 +39,8 @@ from asyncbackup.model import (
 from asyncbackup.postgres import globals as globals_of
 from asyncbackup.postgres import indexes, readback, scratch
 from asyncbackup.postgres.load import Loaded, load, one_transaction, restricts
+from asyncbackup.proof import allowance, reading
+from asyncbackup.proof.check import judge
 from asyncbackup.stream import Progress
 from asyncbackup.threads import in_thread
 from asyncbackup.unpack import Unpacked, unpack

@@ -16,7 +16,7 @@ from asyncbackup.postgres import target as target_of
 from asyncbackup.postgres.connect import Connection, Endpoint, connection, mapped
 from asyncbackup.postgres.load import missing
 from asyncbackup.postgres.properties import create_database, quoted
-from asyncbackup.restoration import Restoration, Tools, Work
+from asyncbackup.restoring.restoration import Restoration, Tools, Work
 from asyncbackup.threads import see_through
 
 AGAIN = 1.0

@@ -1,0 +1,1 @@
+"""Reading backups again, and restoring them for a test."""
