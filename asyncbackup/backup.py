@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from asyncbackup import conf, dbspec, descriptors, inventory, journey, locks, naming, records, retention
+from asyncbackup.configuration import credentials
 from asyncbackup.errors import AsyncbackupError, ConnectError, Exit, LockedError, StalledDumpError
 from asyncbackup.events import Events
 from asyncbackup.model import GLOBALS, DatabaseSpec, Outcome, Report, Status
 from asyncbackup.postgres import client as clients_of
 from asyncbackup.postgres import dump as dumps
-from asyncbackup.settings import Settings, credentials
+from asyncbackup.settings import Settings
 from asyncbackup.slots import Slots
 from asyncbackup.stream import compressor, lacking
 from asyncbackup.survey import Fleet, survey

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from asyncbackup import conf, pgpass
+from asyncbackup.configuration import credentials
 from asyncbackup.errors import AccessError, AsyncbackupError, ConnectError, DatabaseMissingError
 from asyncbackup.events import Events
 from asyncbackup.model import DatabaseSpec, Outcome, Server, Status
 from asyncbackup.postgres import facts as facts_of
 from asyncbackup.postgres.connect import endpoint, tls_verified
-from asyncbackup.settings import Settings, credentials
+from asyncbackup.settings import Settings
 
 _MAINTENANCE = ("postgres", "template1")
 _SERVERS_AT_ONCE = 8

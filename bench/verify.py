@@ -17,7 +17,7 @@ from pwd import struct_passwd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it runs from a clone as it stands
 
-from asyncbackup import settings
+from asyncbackup import configuration
 from asyncbackup.errors import ClientError
 from asyncbackup.model import Level
 from asyncbackup.naming import RECORD
@@ -293,7 +293,7 @@ def arguments() -> argparse.Namespace:
     style = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
     add = parser.add_argument
-    at_once = settings.load({}).max_concurrent_verifications
+    at_once = configuration.load({}).max_concurrent_verifications
     add("--rounds", type=int, default=3)
     add("--levels", type=levels, default="tables,rows,content")
     add("--concurrency", type=numbers, default=[at_once], help="verifications at once; several, as 1,2,3")

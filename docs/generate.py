@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from asyncbackup import manifest, records, settings
+from asyncbackup import configuration, manifest, records
 from asyncbackup.cli.app import app
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -91,7 +91,7 @@ def record_schema() -> str:
 
 
 PAGES: Mapping[str, Callable[[], str]] = {
-    "settings.md": settings.reference,
+    "settings.md": configuration.reference,
     "commands.md": commands,
     "manifest.schema.json": manifest_schema,
     "verification.schema.json": record_schema,

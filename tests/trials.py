@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from asyncbackup import inventory, manifest, settings
+from asyncbackup import configuration, inventory, manifest
 from asyncbackup.events import Event, Events
 from asyncbackup.model import DatabaseSpec
 from asyncbackup.postgres import client
@@ -57,8 +57,8 @@ class Verified:
 def verified(env: Mapping[str, str], *only: DatabaseSpec, pattern: str = "", **variables: str) -> Verified:
     """Run a verification to its end."""
     environ = {"PATH": "/usr/local/bin:/usr/bin:/bin", **env, **variables}
-    loaded = settings.load(environ)
-    conf = settings.databases(loaded)
+    loaded = configuration.load(environ)
+    conf = configuration.databases(loaded)
     events: list[Event] = []
     work = verify.run(
         loaded, conf, environ, Events(events.append), only=only, required=conf.databases, pattern=pattern

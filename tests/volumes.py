@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from asyncbackup import manifest, naming, records, settings
+from asyncbackup import configuration, manifest, naming, records
 from asyncbackup.conf import Conf
 from asyncbackup.model import DatabaseSpec, Level, Manifest, StoredFile, Verdict, Verification
 from asyncbackup.proof.candidates import choose
@@ -68,7 +68,7 @@ class Volume:
 
     @property
     def settings(self) -> Settings:
-        return settings.load({"BACKUP_DIR": f"{self.root}", "VERIFY_DIR": f"{self.own}"})
+        return configuration.load({"BACKUP_DIR": f"{self.root}", "VERIFY_DIR": f"{self.own}"})
 
     def chosen(self, *only: DatabaseSpec, pattern: str = "") -> tuple[list[Path], tuple[DatabaseSpec, ...]]:
         found, missing = choose(

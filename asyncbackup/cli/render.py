@@ -12,6 +12,7 @@ from pydantic_core import to_jsonable_python
 
 from asyncbackup.cli import text
 from asyncbackup.conf import Conf
+from asyncbackup.configuration import credentials
 from asyncbackup.model import (
     Backup,
     DatabaseSpec,
@@ -24,7 +25,7 @@ from asyncbackup.model import (
     Verification,
 )
 from asyncbackup.naming import MANIFEST
-from asyncbackup.settings import Settings, credentials
+from asyncbackup.settings import Settings
 
 
 def as_json(result: Any) -> str:  # noqa: ANN401 - any JSON value

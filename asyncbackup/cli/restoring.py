@@ -14,8 +14,7 @@ from typing import Any
 
 import asyncpg
 
-from asyncbackup import dbspec, pgpass
-from asyncbackup import settings as settings_of
+from asyncbackup import configuration, dbspec, pgpass
 from asyncbackup.cli import logs, render, restored, text
 from asyncbackup.cli import session as session_of
 from asyncbackup.cli.session import Session
@@ -122,7 +121,7 @@ def _run(wanted: Wanted, environ: Mapping[str, str]) -> Exit:
 
 def _tools(begun: Session, request: Request, executor: ThreadPoolExecutor) -> Tools:
     started = datetime.now(UTC)
-    own = settings_of.credentials(begun.settings, request.target)
+    own = configuration.credentials(begun.settings, request.target)
     login = _login(begun, own)
     if login.password is None and (said := pgpass.problem(begun.environ)):
         begun.warn(said)

@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 
 import stamina.instrumentation
 
-from asyncbackup import backup, conf, dbspec, inventory, naming, records
-from asyncbackup import settings as settings_of
+from asyncbackup import backup, conf, configuration, dbspec, inventory, naming, records
 from asyncbackup.cli import logs, text
 from asyncbackup.errors import AsyncbackupError, DatabaseMissingError, Exit, StorageError, UsageError
 from asyncbackup.events import Event, Events, Level
@@ -74,7 +73,7 @@ class Session:
         values = [getattr(self.settings, name) for name in type(self.settings).model_fields]
         servers = {spec.server for spec in self.conf.databases}
         servers.update(conf.wanted_servers(self.conf.patterns))
-        values += [settings_of.credentials(self.settings, server).password for server in servers]
+        values += [configuration.credentials(self.settings, server).password for server in servers]
         found = [value.reveal() for value in values if isinstance(value, Secret) and value]
         return found + _passwords(self.environ)
 
@@ -100,7 +99,7 @@ def begin(environ: Mapping[str, str] | None = None) -> Session:
     # Our own events tell of every retry; stamina's would go to stdout.
     stamina.instrumentation.set_on_retry_hooks([])
     os.umask(0o077)
-    loaded, found = settings_of.read(environ)
+    loaded, found = configuration.read(environ)
     begun = Session(environ=environ, settings=loaded, conf=found)
     _begun.append(begun)
     return begun
@@ -306,7 +305,7 @@ async def _sizes_of(session: Session, server: Server) -> dict[str, int] | str:
             for dbname in dict.fromkeys([*names, *_MAINTENANCE]):
                 spec = DatabaseSpec(server.host, server.port, dbname)
                 try:
-                    login = settings_of.credentials(session.settings, server)
+                    login = configuration.credentials(session.settings, server)
                     told = await overview(endpoint(spec, login, session.environ, patience))
                     return {**told.sizes, **dict.fromkeys(told.closed, _NO_RIGHT)}
                 except DatabaseMissingError:

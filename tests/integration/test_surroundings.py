@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncbackup import backup, settings
+from asyncbackup import backup, configuration
 from asyncbackup.events import Event, Events
 from asyncbackup.model import DatabaseSpec, PgVersion, Report, Status
 from asyncbackup.postgres import client as clients_of
@@ -28,7 +28,7 @@ async def run_with(
 
     monkeypatch.setattr(clients_of, "clients", found)
     told: list[Event] = []
-    loaded, configured = settings.read(site.env)
+    loaded, configured = configuration.read(site.env)
     return await backup.run(loaded, configured, site.env, Events(told.append)), told
 
 

@@ -16,7 +16,7 @@ RANKS: dict[str, float] = {
     "threads": 1, "process": 1.1, "events": 1, "slots": 1, "descriptors": 1, "naming": 1, "retention": 1, "schedule": 1, "sealed": 1, "manifest": 1.1, "units": 1, "pgpass": 1,
     "dbspec": 1, "crontab": 1.1, "conf": 1.2,
     "statements": 1, "trailer": 1, "scanner": 1.2,
-    "variables": 1.3, "settings": 2, "stream": 2, "locks": 2, "unpack": 2.1, "multiset": 2.2,
+    "variables": 1.3, "settings": 2, "configuration": 2.1, "stream": 2, "locks": 2, "unpack": 2.1, "multiset": 2.2,
     "volume": 3, "records": 3.1, "inventory": 3.2,
     "postgres.folders": 4, "postgres.versions": 4, "postgres.failures": 4, "postgres.client": 4.1, "postgres.handshake": 4.1, "postgres.connect": 4.2, "postgres.datadir": 4.2, "postgres.superuser": 4.2, "postgres.cluster": 4.3,
     "postgres.handover": 4, "postgres.retelling": 4, "postgres.sections": 4, "postgres.builds": 4.1,

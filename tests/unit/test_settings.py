@@ -9,10 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from asyncbackup import settings as module
+from asyncbackup import configuration as module
+from asyncbackup.configuration import credentials, databases, load, read, reference
 from asyncbackup.errors import ConfigError
 from asyncbackup.model import Credentials, DatabaseSpec, Secret, Server
-from asyncbackup.settings import Settings, credentials, databases, load, read, reference
+from asyncbackup.settings import GROUPS, Settings
 from asyncbackup.units import format_duration, parse_duration, parse_zone
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
@@ -485,7 +486,7 @@ def test_unreadable_credentials_of_listed_servers_are_found_before_anything_star
 
 def test_the_reference_is_made_from_the_code() -> None:
     assert REFERENCE.read_text() == reference(), (
-        "write it anew: python -c 'from asyncbackup.settings import reference; print(reference(), end=\"\")'"
+        "write it anew: python -c 'from asyncbackup.configuration import reference; print(reference(), end=\"\")'"
         " > docs/reference/settings.md"
     )
 
@@ -495,7 +496,7 @@ def test_every_variable_is_documented_once() -> None:
         assert info.description, field
         assert "|" not in info.description
         assert len(re.findall(rf"^\| `{field.upper()}` \|", reference(), re.MULTILINE)) == 1
-    assert set(module.GROUPS) <= set(Settings.model_fields)
+    assert set(GROUPS) <= set(Settings.model_fields)
 
 
 # --- Durations

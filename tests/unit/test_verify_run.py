@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from asyncbackup import settings
+from asyncbackup import configuration
 from asyncbackup.conf import Conf
 from asyncbackup.errors import Exit
 from asyncbackup.events import Event, Events
@@ -72,7 +72,7 @@ async def run(volume: Volume, *only: DatabaseSpec, **variables: str) -> tuple[Ve
     events: list[Event] = []
     environ = {"BACKUP_DIR": f"{volume.root}", "VERIFY_DIR": f"{volume.own}", "PATH": "", **variables}
     report = await verify.run(
-        settings.load(environ),
+        configuration.load(environ),
         volume.conf,
         environ,
         Events(events.append),
