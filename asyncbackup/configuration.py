@@ -4,7 +4,7 @@ Nothing here looks at the process's environment: it comes in as a mapping, and l
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -80,6 +80,7 @@ def _understood(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
         problems += [_problem(details, values) for details in error.errors()]
         wrong = {details["loc"][0] for details in error.errors()}
         settings = Settings(**{field: value for field, value in values.items() if field not in wrong})
+    problems += _secondary(settings)
     settings._logins = {  # noqa: SLF001 - ours
         name: Secret(value) for name, value in environ.items() if value and _LOGIN.fullmatch(name)
     }
@@ -89,6 +90,19 @@ def _understood(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
     if settings.postgresql_port_num:
         update["default_port"] = settings.postgresql_port_num
     return settings.model_copy(update=update), problems
+
+
+def _secondary(settings: Settings) -> Iterator[str]:
+    """Yield what does not fit together about secondary locations."""
+    if settings.s3_endpoint and not settings.s3_bucket:
+        yield "S3_BUCKET: must be set, since S3_ENDPOINT is"
+    if settings.s3_bucket and bool(settings.s3_user) != bool(settings.s3_password):
+        yield f"S3_{'PASSWORD' if settings.s3_user else 'USER'}: must be set, since the other of the two is"
+    if settings.ftp_tls == "off" and settings.ftp_url.reveal().lower().startswith("ftps:"):
+        yield "FTP_TLS=off: does not go with a URL that begins with ftps://"
+    authorities = settings.ftp_ca_file
+    if authorities and not authorities.is_file():
+        yield f"FTP_CA_FILE={shown(str(authorities), MAX_PATH)}: there is no such file"
 
 
 def _problem(details: ErrorDetails, values: Mapping[str, str]) -> str:

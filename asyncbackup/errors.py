@@ -190,3 +190,21 @@ class RefusedError(AsyncbackupError):
     """A restore would lose or break something on the server; nothing was touched."""
 
     category = "refused"
+
+
+class TargetError(AsyncbackupError):
+    """A secondary location failed; the local backup is as good as before.
+
+    `missing` says that there is no file of that name; `part` is what a failed upload has left to go on from.
+    """
+
+    exit_code = Exit.PARTIAL
+    category = "target"
+
+    def __init__(
+        self, message: str, *, hint: str = "", retryable: bool = False, missing: bool = False, part: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retryable = retryable
+        self.missing = missing
+        self.part = part

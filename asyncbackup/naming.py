@@ -11,6 +11,7 @@ system.
 
 import hashlib
 import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,10 +25,13 @@ PARTIAL = ".in_progress"
 MANIFEST = ".json"
 RECORD = ".verified.json"
 RECORD_PART = ".verified.part"
+UPLOAD = ".part"
+"""Ends the name under which a file is being written at a secondary location."""
 STAMP = "%Y-%m-%d_%H-%M-%S"
 
 # NAME_MAX is 255 bytes; "_2026-01-31_23-59-59" is 20, and ".sql.gz.verified.json" the longest tail.
-MAX_CORE = 255 - 20 - len(SUFFIX) - len(RECORD)
+_NAME_MAX = 255
+MAX_CORE = _NAME_MAX - 20 - len(SUFFIX) - len(RECORD)
 _DIGEST = 32
 
 _NAME = re.compile(
@@ -52,6 +56,24 @@ class ParsedName(NamedTuple):
 
     core: str
     stamp: datetime
+
+
+_PART = re.compile(r"(?P<name>.+)\.[0-9a-f]{8}" + re.escape(UPLOAD), re.DOTALL | re.ASCII)
+
+
+def part_name(name: str) -> str:
+    """Return a new name to write a file under at a secondary location, until it is whole.
+
+    It has no leading dot, which some servers refuse, and is new each time: a server may still hold the last.
+    """
+    suffix = f".{secrets.token_hex(4)}{UPLOAD}"
+    return name[: _NAME_MAX - len(suffix)] + suffix
+
+
+def parse_part(name: str) -> str | None:
+    """Return what a name of `part_name` was made of, or None for anything else."""
+    match = _PART.fullmatch(name)
+    return match["name"] if match else None
 
 
 def _encode(text: str, extra: re.Pattern[str]) -> str:

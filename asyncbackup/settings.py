@@ -145,19 +145,50 @@ class Settings(BaseSettings):
     """Connections to restore a database over; with 1, it is restored in one transaction if possible."""
 
     ftp_url: units.HiddenFtp = _default("")
-    """FTP folder to copy each backup to, ending in a slash: `ftp://…` or `ftps://…`; empty turns it off."""
+    """FTP folder to copy each backup to: `ftp://…` with TLS before the login, `ftps://…` with TLS from the
+    first byte; empty turns it off. The path begins where the login leads; `%2F` first makes it absolute."""
     ftp_user: str = _default("")
-    """User at the FTP server."""
+    """User at the FTP server; where neither this nor the URL names one, `anonymous`."""
     ftp_password: units.Hidden = _default("")
     """Its password."""
+    ftp_tls: Annotated[Literal["required", "off"], units.Lower] = _default("required")
+    """`off` sends backups and password in clear text, for everyone on the way to read."""
+    ftp_tls_verify: Annotated[Literal["full", "ca", "off"], units.Lower] = _default("full")
+    """What is checked of the FTP server's certificate: `full`, who has signed it, and its name; `ca`, not its
+    name; `off`, nothing."""
+    ftp_ca_file: units.Folder = _default("")
+    """File with the certificates that may sign the FTP server's; by default, those of the system."""
+    ftp_server_name: str = _default("")
+    """Name that the FTP server's certificate has, where it is not the URL's host."""
+    ftp_passive: Annotated[Literal["auto", "pasv"], units.Lower] = _default("auto")
+    """`pasv` asks the FTP server for data connections in the older of two ways only, for a firewall that does
+    not know the newer one."""
+    secondary_dir: units.Folder = _default("")
+    """Folder to copy each backup to, such as the mount point of a second volume; it must be there."""
     s3_endpoint: Annotated[str, units.from_text(units.parse_web)] = _default("")
-    """URL of an S3 service to copy each backup to; empty turns it off."""
+    """URL of an S3 service to copy each backup to; with `S3_BUCKET` alone, it is Amazon's. Needs
+    `asyncbackup[s3]`."""
     s3_bucket: str = _default("")
-    """Bucket there."""
+    """Bucket there; empty turns it off."""
+    s3_prefix: str = _default("")
+    """What the names of backups there begin with, such as `db/`."""
+    s3_region: str = _default("us-east-1")
+    """Region of the S3 service."""
     s3_user: str = _default("")
     """Access key there."""
     s3_password: units.Hidden = _default("")
     """Its secret."""
+    max_concurrent_uploads: units.Some = _default("2")
+    """Backups to copy at the same time, while others are dumped."""
+    upload_rate_limit: units.Rate = _default("0")
+    """Bytes a second that all copying together may take, such as `500k` or `10M`; 0 is no limit."""
+    upload_retries: units.AnyOrNone = _default("3")
+    """How often copying a backup is tried again after a failure that may pass by itself."""
+    transfer_timeout: units.SomeSeconds = _default("60s")
+    """How long a secondary location may take for each block and each answer."""
+    remote_retention: units.Kept = _default("same")
+    """How many backups of each database stay at secondary locations: the `same` as here, `none` is ever
+    removed, or a count."""
 
     webhook_url: units.HiddenUrl = _default("")
     """URL to post notifications to; empty turns them off."""

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from asyncbackup.model import Secret
+from asyncbackup.targets import url
 
 SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 LONGEST = 10_000 * SECONDS["d"]
@@ -24,8 +25,9 @@ LONGEST_LOCK_WAIT = 2_147_483  # PostgreSQL counts milliseconds in 31 bits
 MODES = {"600": 0o600, "640": 0o640}
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,9}")
+_RATE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)([kmg]?)", re.IGNORECASE)
+_RATE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _PART = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([dhms]?)[ ]*")
-_FTP = re.compile(r"ftps?://(?:[^/@]*@)?[^/@:\s]", re.IGNORECASE)
 _POSIX_ZONE = re.compile(r"<?[A-Za-z0-9+-]{3,10}>?[+-]?[0-9:]{1,9}[A-Za-z0-9<>+,./:-]{0,60}")
 
 
@@ -101,9 +103,27 @@ def parse_web(text: str) -> str:
 
 def parse_ftp(text: str) -> str:
     """Return the URL of a folder at an FTP server."""
-    if text and not _FTP.match(text):
-        raise ValueError("must begin with ftp:// or ftps://, and name a host")
+    if text:
+        url.parse_ftp(text)
     return text
+
+
+def parse_rate(text: str) -> float:
+    """Return bytes a second: `500k`, `10M`, `1.5G`, or plain bytes; in decimal units, as of networks."""
+    match = _RATE.fullmatch(text)
+    if match is None:
+        raise ValueError("must be bytes a second such as 500k, 10M or 1G; 0 is no limit")
+    return float(match[1]) * _RATE_UNITS[match[2].lower()]
+
+
+def parse_kept(text: str) -> str | int:
+    """Return how many backups stay at secondary locations: the `same`, `none` is ever removed, or a count."""
+    if text.lower() in {"same", "none"}:
+        return text.lower()
+    try:
+        return parse_whole(text, low=1)
+    except ValueError as error:
+        raise ValueError("must be same, none, or how many backups of each database to keep there") from error
 
 
 def parse_folders(text: str) -> tuple[Path, ...]:
@@ -134,6 +154,8 @@ Hidden = Annotated[
     PlainSerializer(lambda secret: str(secret) if secret else ""),  # or a model_dump would tell it
 ]
 HiddenUrl = Annotated[Hidden, from_text(parse_web)]
+Rate = Annotated[float, from_text(parse_rate), Field(ge=0)]
+Kept = Annotated[str | int, from_text(parse_kept)]
 HiddenFtp = Annotated[Hidden, from_text(parse_ftp)]
 Folder = Annotated[Path | None, from_text(lambda text: Path(text) if text else None)]
 Lower = from_text(str.lower)

@@ -1,0 +1,1 @@
+"""Secondary locations: a flat folder elsewhere, and the few things that are done there."""
