@@ -9,12 +9,12 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := $(VENV)/bin
 MODULES := asyncbackup tests bench docs
 
-.PHONY: demo test test-quick lint format bench lock docs servers clean
+.PHONY: demo test test-quick lint format bench lock docs servers ftp-servers clean
 
 demo: $(VENV)/.runtime
 	@$(BIN)/asyncbackup demo
 
-test: $(VENV)/.dev servers
+test: $(VENV)/.dev servers ftp-servers
 	$(BIN)/python -m pytest
 
 test-quick: $(VENV)/.dev
@@ -48,6 +48,11 @@ servers:
 	    apt-get install -y -qq --no-install-recommends postgresql postgresql-contrib strace; \
 	fi
 
+# Uploads are tested on real FTP servers. Their packages exclude each other, hence nothing is installed: they
+# are unpacked into .cache. Where that can't be, it says so, and so do the tests, which are skipped then.
+ftp-servers: $(VENV)/.dev
+	@$(BIN)/python -m tests.ftp_packages
+
 # The locked versions, with hashes and without the address of any index.
 lock: $(VENV)/.dev
 	$(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 --extra embedded \
@@ -76,4 +81,4 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
