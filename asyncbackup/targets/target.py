@@ -4,10 +4,12 @@ A location is one flat folder: names without slashes, whole files. Retries, limi
 the order in which a backup and its manifest are stored are not its business: they wrap it from outside.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
+
+from asyncbackup.errors import TargetError
 
 BLOCK = 256 * 1024
 """Bytes in a block, at most: that size costs least, and a slow line still passes one in good time."""
@@ -23,6 +25,30 @@ class Upload:
     sha256: str
     blocks: Callable[[int], AsyncIterator[bytes]]
     """Its content from an offset on; called once for each try. What stops it comes from reading the file."""
+
+
+async def content(upload: Upload, offset: int = 0) -> AsyncGenerator[bytes, None]:
+    """Yield the file's blocks from an offset on; raises TargetError where they are not as many as its size.
+
+    Use it with `aclosing`, so that what it reads from is closed at once.
+    """
+    source, at = upload.blocks(offset), offset
+    try:
+        async for block in source:
+            at += len(block)
+            if at > upload.size:
+                break
+            yield block
+    finally:
+        close = getattr(source, "aclose", None)  # an iterator need not have it
+        if close is not None:
+            await close()
+    if at != upload.size:
+        raise TargetError(
+            f"{upload.name} is not stored: it should have {upload.size} bytes, and"
+            f" {'more' if at > upload.size else at} came",
+            hint="the local file has changed since it was written: asyncbackup check tells more",
+        )
 
 
 class Remote(Protocol):
