@@ -11,15 +11,18 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from asyncbackup import conf, dbspec, descriptors, inventory, journey, locks, naming, records, retention
+from asyncbackup import outcomes as outcomes_of
 from asyncbackup.configuration import credentials
-from asyncbackup.errors import AsyncbackupError, ConnectError, Exit, LockedError, StalledDumpError
+from asyncbackup.errors import AsyncbackupError, ConnectError, Exit, LockedError
 from asyncbackup.events import Events
 from asyncbackup.model import GLOBALS, DatabaseSpec, Outcome, Report, Status
+from asyncbackup.offsite import shipping as offsite
+from asyncbackup.offsite.shipping import Offsite
 from asyncbackup.postgres import client as clients_of
 from asyncbackup.postgres import dump as dumps
 from asyncbackup.settings import Settings
 from asyncbackup.slots import Slots
-from asyncbackup.stream import compressor, lacking
+from asyncbackup.stream import Progress, compressor, lacking
 from asyncbackup.survey import Fleet, survey
 from asyncbackup.threads import in_thread
 from asyncbackup.tools import Journey, Tools
@@ -87,18 +90,21 @@ async def run(
         servers = tuple(dict.fromkeys(spec.server for spec in fleet.databases))
         globals_ = [DatabaseSpec(s.host, s.port, GLOBALS) for s in servers] if settings.dump_globals else []
         known = frozenset({*configured.databases, *fleet.databases, *globals_})
+        owners = naming.Owners.build(known, configured.patterns, dbspec.matches)
+        policy = retention.policy(
+            settings.backup_strategy,
+            settings.num_backups,
+            settings.daily_backups,
+            settings.weekly_backups,
+            settings.monthly_backups,
+        )
         tools = Tools(
             root=settings.backup_dir,
             file_mode=settings.backup_file_mode,
             lock_folder=locks.folder(settings.backup_dir, settings.lock_dir),
-            policy=retention.policy(
-                settings.backup_strategy,
-                settings.num_backups,
-                settings.daily_backups,
-                settings.weekly_backups,
-                settings.monthly_backups,
-            ),
-            owners=naming.Owners.build(known, configured.patterns, dbspec.matches),
+            policy=policy,
+            offsite=offsite.of_settings(settings, policy, executor, now),
+            owners=owners,
             cores=naming.cores(known),
             credentials=lambda spec: credentials(settings, spec),
             environ=environ,
@@ -157,15 +163,16 @@ def _slower(tools: Tools, events: Events) -> tuple[str, ...]:
 def finish(events: Events, report: Report, name: str = "run.finished") -> None:
     """Tell the run's summary."""
     outcomes = report.outcomes
-    good = [outcome for outcome in outcomes if outcome.status is Status.GOOD]
+    made = [outcome for outcome in outcomes if outcome.backup]
     events.bind(run_id=report.run_id).emit(
         name,
-        good=len(good),
+        good=sum(o.status is Status.GOOD for o in outcomes),
+        local_only=[str(o.spec) for o in outcomes if o.status is Status.LOCAL_ONLY],
         failed=[str(o.spec) for o in outcomes if o.status is Status.FAILED],
         locked=[str(o.spec) for o in outcomes if o.status is Status.LOCKED],
-        bytes=sum(o.backup.bytes for o in good if o.backup),
-        sql_bytes=sum(o.backup.manifest.sql_bytes for o in good if o.backup and o.backup.manifest),
-        rows=sum(o.backup.manifest.rows for o in good if o.backup and o.backup.manifest),
+        bytes=sum(o.backup.bytes for o in made if o.backup),
+        sql_bytes=sum(o.backup.manifest.sql_bytes for o in made if o.backup and o.backup.manifest),
+        rows=sum(o.backup.manifest.rows for o in made if o.backup and o.backup.manifest),
         seconds=report.seconds,
     )
 
@@ -175,7 +182,7 @@ def exit_code(report: Report) -> Exit:
     statuses = {outcome.status for outcome in report.outcomes}
     if statuses <= {Status.GOOD}:
         return Exit.OK if statuses else Exit.FAILED
-    if Status.GOOD in statuses:
+    if statuses & {Status.GOOD, Status.LOCAL_ONLY}:
         return Exit.PARTIAL
     return Exit.LOCKED if statuses == {Status.LOCKED} else Exit.FAILED
 
@@ -200,15 +207,17 @@ async def _all(
     board.waiting = len(order) + len(of_globals)
 
     async def attempt(spec: DatabaseSpec) -> Outcome:
-        async with slots.place(spec.server) as place:
-            board.waiting -= 1
-            clock = asyncio.timeout(tools.deadline)
-            size = fleet.sizes.get(spec, 0)
-            board.running[spec] = Journey(spec=spec, size=size, place=place, clock=clock)
-            try:
+        try:
+            async with slots.place(spec.server) as place:
+                board.waiting -= 1
+                clock = asyncio.timeout(tools.deadline)
+                size = fleet.sizes.get(spec, 0)
+                board.running[spec] = Journey(spec=spec, size=size, place=place, clock=clock)
                 outcome = await _attempt(board.running[spec], tools, found)
-            finally:
-                del board.running[spec]
+            if tools.offsite is not None and outcome.backup is not None:
+                outcome = await _ship(board, board.running[spec], outcome, tools.offsite, tools.events)
+        finally:
+            board.running.pop(spec, None)
         if not spec.is_globals:
             board.outcomes.append(outcome)
         return outcome
@@ -223,7 +232,7 @@ async def _all(
 async def _attempt(under_way: Journey, tools: Tools, found: inventory.Inventory) -> Outcome:
     """Turn whatever stops one database into its outcome: the only blanket `except` there is."""
     spec = under_way.spec
-    events = _bound(tools.events, spec)
+    events = outcomes_of.bound(tools.events, spec)
     events.emit("backup.started")
     try:
         async with under_way.clock:
@@ -233,18 +242,24 @@ async def _attempt(under_way: Journey, tools: Tools, found: inventory.Inventory)
         if under_way.stage in {"publishing", "pruning"}:
             hint = "it may be there all the same: asyncbackup list tells"
         events.error(
-            "backup.failed", **_INTERRUPTED, hint=hint, stage=under_way.stage, seconds=_since(under_way)
+            "backup.failed",
+            **_INTERRUPTED,
+            hint=hint,
+            stage=under_way.stage,
+            seconds=outcomes_of.since(under_way),
         )
         raise
     except Exception as error:  # noqa: BLE001 - one database never stops another
         if isinstance(error, ConnectError):
             tools.unreachable.add(spec.server)
         if under_way.clock.expired():
-            error = _late(spec, tools, error)
+            error = outcomes_of.late(spec, tools, error)
         elif isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
             error = AsyncbackupError(f"{spec}: too many open files", hint=_OPEN_FILES)
-        outcome = _failed(spec, error, tuple(under_way.warnings[:_WARNINGS]), _since(under_way))
-        _tell_failure(outcome, error, under_way.stage, events)
+        outcome = outcomes_of.failed(
+            spec, error, tuple(under_way.warnings[:_WARNINGS]), outcomes_of.since(under_way)
+        )
+        outcomes_of.tell_failure(outcome, error, under_way.stage, events)
         return outcome
     backup = outcome.backup
     if backup is not None and backup.manifest is not None:
@@ -264,42 +279,30 @@ async def _attempt(under_way: Journey, tools: Tools, found: inventory.Inventory)
     return replace(outcome, warnings=outcome.warnings[:_WARNINGS])
 
 
-def _late(spec: DatabaseSpec, tools: Tools, error: Exception) -> StalledDumpError:
-    late = StalledDumpError(
-        f"{spec}: not done after {tools.deadline:g} s, and ended",
-        hint="raise BACKUP_DEADLINE, or find out what makes it slow",
-    )
-    late.__cause__ = error
-    return late
-
-
-def _since(under_way: Journey) -> float:
-    return round(time.monotonic() - under_way.started, 3)
-
-
-def _failed(spec: DatabaseSpec, error: Exception, warnings: tuple[str, ...], seconds: float) -> Outcome:
-    ours = error if isinstance(error, AsyncbackupError) else None
-    return Outcome(
-        spec=spec,
-        status=Status.LOCKED if isinstance(error, LockedError) else Status.FAILED,
-        seconds=seconds,
-        warnings=warnings,
-        error=str(error) if ours else f"{spec}: {type(error).__name__}: {error}",
-        category=ours.category if ours else "bug",
-        hint=ours.hint if ours else "this is a defect: please report it",
-    )
-
-
-def _tell_failure(outcome: Outcome, error: Exception, stage: str, events: Events) -> None:
-    events.error(
-        "backup.failed",
-        error=outcome.error,
-        category=outcome.category,
-        hint=outcome.hint,
-        stage=stage,
-        warnings=list(outcome.warnings),
-        seconds=outcome.seconds,
-        **({} if isinstance(error, AsyncbackupError) else {"exc_info": error}),
+async def _ship(
+    board: Board, under_way: Journey, outcome: Outcome, elsewhere: Offsite, events: Events
+) -> Outcome:
+    """Store the backup elsewhere, too; meanwhile others are dumped, and nobody is locked out."""
+    spec = outcome.spec
+    under_way.stage, under_way.progress = "uploading", Progress()
+    under_way.size = outcome.backup.bytes if outcome.backup else 0
+    try:
+        events = outcomes_of.bound(events, spec)
+        copies = await elsewhere.ship(spec, outcome.backup, under_way.older, events, under_way.progress)
+    except asyncio.CancelledError:
+        if not spec.is_globals:
+            board.outcomes.append(replace(outcome, status=Status.LOCAL_ONLY, error="interrupted"))
+        raise
+    failed = [copied for copied in copies if copied.error]
+    if not failed:
+        return replace(outcome, copies=copies)
+    return replace(
+        outcome,
+        status=Status.LOCAL_ONLY,
+        copies=copies,
+        error="; ".join(copied.error for copied in failed),
+        category=failed[0].category,
+        hint=failed[0].hint,
     )
 
 
@@ -329,15 +332,11 @@ def _locked(
     """Tell a run that has nothing to do."""
     events.emit("run.started", databases=len(held), servers=len({spec.server for spec in held}))
     for spec, error in held.items():
-        outcome = _failed(spec, error, (), 0.0)
-        bound = _bound(events, spec)
+        outcome = outcomes_of.failed(spec, error, (), 0.0)
+        bound = outcomes_of.bound(events, spec)
         bound.emit("backup.started")
-        _tell_failure(outcome, error, "waiting", bound)
+        outcomes_of.tell_failure(outcome, error, "waiting", bound)
         board.outcomes.append(outcome)
     report = Report(run_id=run_id, started_at=started, seconds=0.0, outcomes=tuple(board.outcomes))
     finish(events, report)
     return report
-
-
-def _bound(events: Events, spec: DatabaseSpec) -> Events:
-    return events.bind(host=spec.host, port=spec.port, dbname=spec.dbname or "@globals")

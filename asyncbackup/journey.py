@@ -8,9 +8,9 @@ from pathlib import Path
 
 import stamina
 
-from asyncbackup import __version__, inventory, locks, naming, prune, retention, volume
+from asyncbackup import __version__, inventory, locks, naming, prune, retention, space, volume
 from asyncbackup import manifest as manifests
-from asyncbackup.errors import AsyncbackupError, ClientError, SpaceError
+from asyncbackup.errors import AsyncbackupError, ClientError
 from asyncbackup.model import (
     Backup,
     DatabaseProperties,
@@ -30,10 +30,7 @@ from asyncbackup.stream import Progress
 from asyncbackup.threads import in_thread
 from asyncbackup.tools import Journey, Tools
 from asyncbackup.tries import Tries
-from asyncbackup.units import format_bytes
 
-_CERTAINLY_SMALLER = 2  # no dump is expected to shrink below this part of the last one
-_LEAST_FREE = 1 << 20  # bytes; below it not even folders and manifests fit
 _LONGEST_PAUSE = 60.0
 _LOAD_INTO_OLDER = "zcat FILE | sed '/^SET transaction_timeout = 0;$/d' | psql …"
 
@@ -103,7 +100,7 @@ async def _database(journey: Journey, tools: Tools, found: inventory.Inventory, 
     async with contextlib.AsyncExitStack() as stack:
         snapshot = await stack.enter_async_context(facts_of.snapshot(at, export=export))
         client = _client(journey, tools, snapshot.facts)
-        _check_space(journey, tools, found)
+        space.check(journey, tools, found)
         command = dumps.database_command(client, at, snapshot.facts, tools.limits)
         on_flow = snapshot.end
         if not export:
@@ -175,31 +172,6 @@ def _tell_of_newer(journey: Journey, tools: Tools, server: PgVersion, client: Pg
             hint=hint,
             server_version=str(server),
             client_version=str(client),
-        )
-
-
-def _check_space(journey: Journey, tools: Tools, found: inventory.Inventory) -> None:
-    """Warn when it may not fit, and fail at once when it certainly cannot."""
-    free = volume.free_space(tools.root)
-    entries = found.of({tools.cores[journey.spec]})
-    last = max(entries, key=lambda entry: entry.stamp).bytes if entries else 0
-    known = [f"the last backup took {format_bytes(last)}"] if last else []
-    known += [f"the database has {format_bytes(journey.size)}"] if journey.size else []
-    said = "; ".join([f"{format_bytes(free)} are free in {tools.root}", ", ".join(known)]).rstrip("; ")
-    hint = "free some space, or lower the number of backups to keep"
-    # A database may have lost most of its rows since, but no dump is larger than the database was then.
-    least = min(last // _CERTAINLY_SMALLER, journey.size or last)
-    if free < max(least, _LEAST_FREE):
-        raise SpaceError(f"{journey.spec}: {said}", hint=hint)
-    if free < max(last, journey.size):
-        journey.warnings.append(f"only {said}")
-        tools.events.warning(
-            "space.low",
-            message=f"{journey.spec}: only {said}",
-            hint=hint,
-            free=free,
-            last=last,
-            size=journey.size,
         )
 
 
@@ -333,13 +305,16 @@ async def _prune(
     if not found.of(inventory.cores_of(spec)):
         return ()
 
-    def work() -> prune.Removal:
-        older = inventory.series(found, spec, tools.owners)
-        plan = retention.plan((backup, *older), tools.policy, tools.now())
-        return prune.carry_out(plan, tools.root, tools.lock_folder, tools.run_id, found.records)
-
     try:
-        removal = await in_thread(tools.executor, work)
+        series = await in_thread(tools.executor, inventory.series, found, spec, tools.owners)
+        journey.older = series
+        plan = retention.plan((backup, *series), tools.policy, tools.now())
+        if tools.offsite is not None and plan.remove:
+            unsaved = await tools.offsite.unsaved(spec, series, plan.remove, tools.events)
+            plan = retention.spare(plan, unsaved, "it is at no secondary location yet")
+        removal = await in_thread(
+            tools.executor, prune.carry_out, plan, tools.root, tools.lock_folder, tools.run_id, found.records
+        )
     except Exception as error:  # noqa: BLE001 - the backup is good, whatever happens to older ones
         journey.warnings.append(f"older backups were not pruned: {error}")
         tools.events.warning("prune.failed", error=str(error))

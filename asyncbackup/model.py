@@ -446,10 +446,29 @@ class Plan:
         return tuple(d.backup for d in self.decisions if not d.keep)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copied:
+    """What came of one series at one secondary location."""
+
+    location: str
+    stored: tuple[str, ...] = ()
+    """Names of the backups that are there now and were not before."""
+    removed: tuple[str, ...] = ()
+    """Names of those that its retention did not keep."""
+    bytes: int = 0
+    seconds: float = 0.0
+    error: str = ""
+    """Why a backup that belongs there is not there."""
+    hint: str = ""
+    category: str = ""
+
+
 class Status(StrEnum):
     """How one database's journey ended."""
 
     GOOD = "good"
+    LOCAL_ONLY = "local only"
+    """The backup is good, and is not at every secondary location where it belongs."""
     FAILED = "failed"
     LOCKED = "locked"
 
@@ -463,6 +482,7 @@ class Outcome:
     seconds: float
     backup: Backup | None = None
     removed: tuple[Path, ...] = ()
+    copies: tuple[Copied, ...] = ()
     warnings: tuple[str, ...] = ()
     error: str = ""
     category: str = ""

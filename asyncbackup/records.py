@@ -128,15 +128,29 @@ def write(
         hint = "make the folder writable, or set VERIFY_DIR to a folder that is and that is kept"
         raise StorageError(refused, hint=hint)
     try:
-        own.mkdir(mode=_OWN_MODE, parents=True, exist_ok=True)
-        with volume.existing(own.parent, own) as descriptor:
-            _replace(descriptor, backup.name, content, file_mode)
-    except OSError as error:
+        return write_apart(verification, own, file_mode)
+    except StorageError as error:
         raise StorageError(
-            f"{refused}; nor {own / name}: {error.strerror}",
+            f"{refused}; {error.message.replace('cannot write', 'nor')}",
             hint="make one of these folders writable, or free some space; VERIFY_DIR names the second one",
         ) from error
-    return own / name
+
+
+def write_apart(verification: Verification, own: Path, file_mode: int) -> Path:
+    """Write the record into the folder `own`, for a backup that lies elsewhere; raises StorageError."""
+    path = own / (verification.name + naming.RECORD)
+    if verification.verdict is Verdict.UNVERIFIED and _knows_more(path, verification.sha256):
+        return path
+    try:
+        own.mkdir(mode=_OWN_MODE, parents=True, exist_ok=True)
+        with volume.existing(own.parent, own) as descriptor:
+            _replace(descriptor, verification.name, to_json(verification), file_mode)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path}: {error.strerror}",
+            hint="make that folder writable, or free some space; VERIFY_DIR names it",
+        ) from error
+    return path
 
 
 def _knows_more(path: Path, sha256: str) -> bool:

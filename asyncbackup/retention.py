@@ -5,8 +5,9 @@ Whatever is in doubt stays and counts for nothing, for a backup too many costs d
 too few cannot be had again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from asyncbackup.errors import ConfigError
 from asyncbackup.model import Backup, Decision, Plan, Policy, Tier
@@ -95,6 +96,16 @@ def plan(backups: Iterable[Backup], policy: Policy, now: datetime) -> Plan:
             of_proven[backup.tier] += backup.proven
             decisions.append(_decide(backup, policy.keep.get(backup.tier), rank[backup.tier], newest))
     return Plan(decisions=tuple(decisions))
+
+
+def spare(plan: Plan, paths: Collection[Path], why: str) -> Plan:
+    """Return the plan with these backups kept, whatever it said of them."""
+    return Plan(
+        decisions=tuple(
+            _keep(one.backup, why) if not one.keep and one.backup.path in paths else one
+            for one in plan.decisions
+        )
+    )
 
 
 def _decide(backup: Backup, count: int | None, rank: int, newest: str) -> Decision:

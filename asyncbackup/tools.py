@@ -11,7 +11,8 @@ from pathlib import Path
 
 from asyncbackup import naming
 from asyncbackup.events import Events
-from asyncbackup.model import Credentials, DatabaseSpec, Policy, Server
+from asyncbackup.model import Backup, Credentials, DatabaseSpec, Policy, Server
+from asyncbackup.offsite.shipping import Offsite
 from asyncbackup.postgres import dump as dumps
 from asyncbackup.postgres.versions import Client
 from asyncbackup.slots import Place
@@ -26,6 +27,8 @@ class Tools:
     file_mode: int
     lock_folder: Path
     policy: Policy
+    offsite: Offsite | None
+    """The secondary locations; None where none is configured."""
     owners: naming.Owners
     cores: Mapping[DatabaseSpec, str]
     credentials: Callable[[DatabaseSpec], Credentials]
@@ -73,6 +76,8 @@ class Journey:
     progress: Progress = field(default_factory=Progress)
     started: float = field(default_factory=time.monotonic)
     warnings: list[str] = field(default_factory=list)
+    older: tuple[Backup, ...] = ()
+    """The series's backups of before, once they were looked at."""
 
     @contextlib.contextmanager
     def clock_stopped(self) -> Iterator[None]:

@@ -141,7 +141,8 @@ def unpack(
         progress.moved_at = time.monotonic()
 
     gunzip = _Gunzip(take)
-    os.lseek(source.fileno(), 0, os.SEEK_SET)
+    if source.seekable():  # a copy elsewhere comes through a pipe
+        source.seek(0)
     while data := source.read(_READ):
         digest.update(data)
         gunzip.feed(data)

@@ -190,8 +190,7 @@ def sync_folder(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems cannot sync a folder at all; every real failure is another errno.
-        if error.errno != errno.EINVAL:
+        if error.errno != errno.EINVAL:  # some network file systems cannot sync a folder at all
             raise
 
 
@@ -270,6 +269,20 @@ def publish(
     finally:
         os.close(descriptor)
     return folder.path / name, manifest
+
+
+def place(partial: Partial, name: str) -> None:
+    """Give a finished partial the name of a backup that has no manifest; none is ever replaced."""
+    path = partial.folder.path / name
+    try:
+        os.fsync(partial.file.fileno())
+        partial.file.close()
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        _commit(partial.folder, partial.name, name)
+        sync_folder(partial.folder.descriptor)
+    except OSError as error:
+        raise _fail("publish", path, error) from error
 
 
 def _reserve(folder: Folder, core: str, when: datetime) -> tuple[str, int]:

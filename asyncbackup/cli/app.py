@@ -1,6 +1,5 @@
 """The command `asyncbackup`."""
 
-import difflib
 import os
 import sys
 from datetime import UTC, datetime
@@ -9,10 +8,23 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
 
-from asyncbackup import __version__, dbspec
-from asyncbackup.cli import checking, choosing, logs, pruning, render, restoring, session, verifying
+from asyncbackup import __version__
+from asyncbackup.cli import (
+    bringing,
+    checking,
+    choosing,
+    completing,
+    configured,
+    logs,
+    pruning,
+    remote,
+    render,
+    restoring,
+    session,
+    uploading,
+    verifying,
+)
 from asyncbackup.errors import AsyncbackupError, Exit, UsageError
 from asyncbackup.model import Level
 
@@ -29,71 +41,15 @@ Exit codes:
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-class _Bash(BashComplete):
-    """Completion for bash, which takes words apart at colons, where a port begins."""
-
-    source_template = """\
-%(complete_func)s() {
-    local typed="${COMP_LINE:0:COMP_POINT}" prefix="" response completion type value
-    local -a words
-    IFS=$' \\t' read -r -a words <<< "$typed"
-    [[ "$typed" == *[[:space:]] ]] && words+=("")
-    local current="${words[${#words[@]}-1]}"
-    [[ "$COMP_WORDBREAKS" == *:* && "$current" == *:* ]] && prefix="${current%%"${current##*:}"}"
-    response=$(IFS=$'\\n'; COMP_WORDS="${words[*]}" COMP_CWORD=$((${#words[@]} - 1)) \\
-        %(complete_var)s=bash_complete "$1" 2>/dev/null)
-    while IFS=',' read -r type value; do
-        case "$type" in
-            dir) COMPREPLY=(); compopt -o dirnames ;;
-            file) COMPREPLY=(); compopt -o default ;;
-            plain) COMPREPLY+=("${value#"$prefix"}") ;;
-        esac
-    done <<< "$response"
-    return 0
-}
-complete -o nosort -F %(complete_func)s %(prog_name)s
-"""
-
-
-add_completion_class(_Bash)
-
-
-class _Commands(click.Group):
-    """A group that guesses which command a mistyped one was meant to be."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
-            guess = f" Did you mean {near[0]}?" if near else ""
-            raise click.UsageError(f"There is no command {dbspec.shown(args[0])}.{guess}", ctx) from error
-
-
-def complete_spec(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the configured databases that begin like this; none where the configuration is wrong."""
-    try:
-        begun = session.begin()
-    except (AsyncbackupError, OSError):
-        return []
-    names = ["all"]
-    for spec in begun.conf.databases:
-        full = dbspec.spec_text(spec)
-        short = full.replace(f":{spec.port}/", "/", 1)
-        names.append(short if spec.port == begun.settings.default_port and ":" not in incomplete else full)
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
-
-
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _FILTER = click.option(
     "-f", "--filter", "pattern", default="", metavar="TEXT", help="Only files whose path holds this text."
 )
-_SPEC = click.argument("spec", nargs=-1, shell_complete=complete_spec)
+_SPEC = click.argument("spec", nargs=-1, shell_complete=completing.complete_spec)
+_REMOTE = click.option("--remote", "elsewhere", is_flag=True, help="Those at the secondary locations.")
 
 
-@click.group(cls=_Commands, context_settings=_CONTEXT, epilog=EXIT_CODES)
+@click.group(cls=completing.Commands, context_settings=_CONTEXT, epilog=EXIT_CODES)
 @click.version_option(__version__, prog_name="asyncbackup", message="%(prog)s %(version)s")
 def app() -> None:
     """Back up a fleet of PostgreSQL databases, many at once, and prove what was written.
@@ -132,8 +88,9 @@ def backup(spec: tuple[str, ...], as_json: bool) -> Exit:
 @app.command("list", epilog=EXIT_CODES, short_help="List the backups there are.")
 @_SPEC
 @_FILTER
+@_REMOTE
 @_JSON
-def list_(spec: tuple[str, ...], pattern: str, as_json: bool) -> Exit:
+def list_(spec: tuple[str, ...], pattern: str, elsewhere: bool, as_json: bool) -> Exit:
     """List the backups there are, or those of the databases named as host[:port]/dbname.
 
     Newest first. Backups that the bash tool made are listed, too; they have no manifest, and so nobody
@@ -141,6 +98,8 @@ def list_(spec: tuple[str, ...], pattern: str, as_json: bool) -> Exit:
     """
     begun = session.begin()
     specs = begun.specs(spec)
+    if elsewhere:
+        return remote.list_remote(begun, specs, pattern=pattern, as_json=as_json)
     choosing.require_known(begun, specs)
     found = session.backups(begun, specs, pattern)
     now = datetime.now(UTC)
@@ -159,25 +118,32 @@ def list_(spec: tuple[str, ...], pattern: str, as_json: bool) -> Exit:
 @app.command(epilog=EXIT_CODES, short_help="Read backups again: are they what was written?")
 @_SPEC
 @_FILTER
+@_REMOTE
 @_JSON
-def check(spec: tuple[str, ...], pattern: str, as_json: bool) -> Exit:
+def check(spec: tuple[str, ...], pattern: str, elsewhere: bool, as_json: bool) -> Exit:
     """Read every backup again, or those of the databases named as host[:port]/dbname, without any server.
 
     Each file is read once, from its first byte to its last, and compared with its manifest: size, SHA-256,
     every table's rows and their digest. Backups that the bash tool made have no manifest; of them it can
     only be said whether they are whole.
 
+    With --remote, copies at the secondary locations: by the hash that a location computes itself, where it
+    offers that, else by reading them.
+
     A database that the configuration names and that has no backup is a failure, too.
     """
     begun = session.begin()
+    if elsewhere:
+        return remote.check_remote(begun, begun.specs(spec), pattern=pattern, as_json=as_json)
     return checking.run(begun, begun.specs(spec), pattern=pattern, as_json=as_json)
 
 
 @app.command(epilog=EXIT_CODES, short_help="Restore backups for a test: does every row come back?")
 @_SPEC
 @_FILTER
+@_REMOTE
 @_JSON
-def verify(spec: tuple[str, ...], pattern: str, as_json: bool) -> Exit:
+def verify(spec: tuple[str, ...], pattern: str, elsewhere: bool, as_json: bool) -> Exit:
     """Restore the newest backup of every database, or of those named, and compare every row.
 
     Each is restored into a throw-away PostgreSQL server on this machine, which nobody else can reach and
@@ -187,17 +153,20 @@ def verify(spec: tuple[str, ...], pattern: str, as_json: bool) -> Exit:
     `all`, or nothing, means every database that has a backup here or is named in the configuration; what
     was verified longest ago goes first. With -f, the newest backup whose path holds the text.
 
+    A database that has no backup here is verified by its newest copy at a secondary location, if there is
+    one; with --remote, every one is. Copies are fetched for that, one by one, and not kept.
+
     Exit code 3 also says that something could not be verified: a throw-away server here lacks, for
     instance, an extension. That says nothing about the backup.
     """
     begun = session.begin()
-    return verifying.run(begun, begun.specs(spec), pattern=pattern, as_json=as_json)
+    return verifying.run(begun, begun.specs(spec), pattern=pattern, as_json=as_json, remote=elsewhere)
 
 
 @app.command(
     epilog=EXIT_CODES, short_help="Restore a database; the old one stays until the new one is proven."
 )
-@click.argument("spec", shell_complete=complete_spec)
+@click.argument("spec", shell_complete=completing.complete_spec)
 @click.option(
     "-f",
     "--filter",
@@ -207,6 +176,7 @@ def verify(spec: tuple[str, ...], pattern: str, as_json: bool) -> Exit:
     help="Which backup: a path, a name, or part of one; default: the newest good one.",
 )
 @click.option("--to", metavar="SPEC", default="", help="Restore it there, as another database or elsewhere.")
+@click.option("--remote", is_flag=True, help="Take the newest copy at a secondary location.")
 @click.option("--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
 @click.option(
     "--level",
@@ -234,8 +204,42 @@ def restore(**given: Any) -> Exit:  # noqa: ANN401 - options
     manifest. Only then is the old one renamed to NAME_before_TIME and the new one to NAME, with owner,
     rights, settings and comment, in one transaction. Whatever goes wrong before that, the old database is
     as it was.
+
+    Where there is no good backup here, the newest copy at a secondary location is fetched first.
     """
     return restoring.run(restoring.wanted(given), restoring.environment(os.environ, given))
+
+
+@app.command(epilog=EXIT_CODES, short_help="Store what is missing at the secondary locations.")
+@_SPEC
+@_JSON
+def upload(spec: tuple[str, ...], as_json: bool) -> Exit:
+    """Store what is missing at the secondary locations, of every database or of those named.
+
+    Every backup does so by itself; this is for what it could not reach. What the locations' retention
+    (REMOTE_RETENTION) would not keep is not stored, and what it does not keep is removed there.
+    """
+    begun = session.begin()
+    return uploading.run(begun, begun.specs(spec), as_json=as_json)
+
+
+@app.command(epilog=EXIT_CODES, short_help="Get backups back from a secondary location.")
+@_SPEC
+@_FILTER
+@click.option(
+    "--to", type=click.Path(file_okay=False, path_type=Path), help="Folder to put them into, not BACKUP_DIR."
+)
+@_JSON
+def fetch(spec: tuple[str, ...], pattern: str, to: Path | None, as_json: bool) -> Exit:
+    """Bring the newest copy of each database named back into the backup directory, or of `all`.
+
+    Each is compared with its manifest on the way, and published under its own name only when it is whole.
+    What is there already stays as it is. With -f, the newest copy whose name holds the text.
+    """
+    begun = session.begin()
+    if not spec:
+        raise UsageError("which database?", hint="name it as host/dbname, or write `all`")
+    return bringing.run(begun, begun.specs(spec), pattern=pattern, to=to, as_json=as_json)
 
 
 @app.command(epilog=EXIT_CODES, short_help="Show the settings, databases and schedules.")
@@ -243,7 +247,7 @@ def restore(**given: Any) -> Exit:  # noqa: ANN401 - options
 def config(as_json: bool) -> Exit:
     """Show the settings, databases and schedules as they were understood; secrets are masked."""
     begun = session.begin()
-    show = render.configuration if as_json else render.configuration_text
+    show = configured.configuration if as_json else configured.configuration_text
     shown = show(begun.settings, begun.conf)
     session.show(shown if isinstance(shown, str) else render.as_json(shown))
     for warning in (*begun.conf.warnings, *begun.unchosen()):
@@ -290,11 +294,8 @@ def demo(folder: str) -> Exit:
     return Exit(result)
 
 
-_SHELLS = ("bash", "zsh", "fish")
-
-
 @app.command(epilog=EXIT_CODES, short_help="Print the completion script for a shell.")
-@click.argument("shell", type=click.Choice(_SHELLS))
+@click.argument("shell", type=click.Choice(completing.SHELLS))
 def completion(shell: str) -> Exit:
     r"""Print the completion script for a shell: commands, options, and the configured databases.
 
@@ -302,9 +303,7 @@ def completion(shell: str) -> Exit:
     For bash, put this into ~/.bashrc:
       eval "$(asyncbackup completion bash)"
     """
-    kind = get_completion_class(shell)
-    if kind is not None:
-        session.show(kind(app, {}, "asyncbackup", "_ASYNCBACKUP_COMPLETE").source())
+    session.show(completing.script(app, shell))
     return Exit.OK
 
 

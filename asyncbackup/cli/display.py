@@ -49,7 +49,10 @@ class _Picture:
         return Group(table, summary)
 
     def _row(self, journey: Journey) -> tuple[Text, ...]:
-        done, elapsed = journey.progress.sql_bytes, time.monotonic() - journey.started
+        done, elapsed = (
+            journey.progress.sql_bytes or journey.progress.file_bytes,
+            time.monotonic() - journey.started,
+        )
         # What the server says is an estimate, with indexes and without: 100 % is for what has ended.
         share = min(done / journey.size, 0.99) if journey.size else 0.0
         filled = round(share * _BAR)
@@ -103,6 +106,19 @@ def meter(
 
 
 @contextmanager
+def plain() -> Iterator[Sink]:
+    """Print what a person wants to know of each event, and no picture."""
+    console = Console(stderr=True)
+
+    def sink(event: Event) -> None:
+        line = _line(event)
+        if line is not None:
+            console.print(line, highlight=False)
+
+    yield sink
+
+
+@contextmanager
 def _shown(
     draws: Callable[[Console], RenderableType], words: Callable[[Event], Text | None]
 ) -> Iterator[Sink]:
@@ -151,7 +167,7 @@ def _line(event: Event) -> Text | None:
             f"{fields['rows']:,} rows in {tables}, {text.seconds(fields['seconds'])}"
         )
         return line
-    if event.name == "backup.failed":
+    if event.name in {"backup.failed", "upload.failed"}:
         line = Text("✘ ", style="red")
         line.append(text.plain(str(fields["error"])), style="bold")
         if fields["hint"]:
@@ -284,8 +300,12 @@ def _sentence(event: Event) -> str:
             return (
                 f"{fields['host']}:{fields['port']}: nobody checks that it is who it says; {fields['hint']}"
             )
-        case "backup.retried":
+        case "backup.retried" | "upload.retried" | "fetch.retried":
             return f"{_where(event)}: attempt {fields['attempt']}, since {fields['error']}"
+        case "remote.unread":
+            return f"{fields['location']}: nothing is pruned here that may not be there: {fields['error']}"
+        case "remote.not_pruned":
+            return f"{fields['location']}: older copies were not looked after: {fields['error']}"
         case "backup.quiet":
             waited = text.seconds(fields["seconds"])
             return f"{_where(event)}: nothing has come for {waited}; the server: {fields['server']}"

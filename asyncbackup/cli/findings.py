@@ -28,6 +28,8 @@ class Result:
     rows: int | None = None
     tables: int | None = None
     sha256: str | None = None
+    location: str = ""
+    """The secondary location that it lies at; empty is the backup directory."""
     seconds: float = 0.0
 
     @property
@@ -61,6 +63,7 @@ def as_object(result: Result) -> dict[str, Any]:
     """Return what came of one backup as a JSON object."""
     return {
         "path": str(result.path) if result.path else None,
+        "location": result.location or None,
         **identity(result.spec),
         "verdict": result.state.value,
         "taken_at": result.taken_at.isoformat() if result.taken_at else None,
@@ -111,4 +114,6 @@ def report_text(results: Sequence[Result], root: Path, seconds: float) -> str:
 def _file(result: Result, root: Path) -> str:
     if result.path is None:
         return text.database(result.spec) if result.spec else ""
+    if result.location:
+        return f"{result.path} at {result.location}"
     return str(result.path.relative_to(root)) if result.path.is_relative_to(root) else str(result.path)

@@ -1,15 +1,22 @@
 """Pruning by hand: by the policy, or chosen files one by one."""
 
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 from asyncbackup import backup, conf, locks, naming, prune, records, retention
 from asyncbackup.cli import logs, render, text
 from asyncbackup.cli.choosing import require_known
 from asyncbackup.cli.session import Session, ask, backups, can_ask, fail, show
+from asyncbackup.cli.session import run as run_async
 from asyncbackup.errors import AsyncbackupError, Exit, LockedError, UsageError
+from asyncbackup.events import Event, Events, Sink
 from asyncbackup.model import GLOBALS, Backup, DatabaseSpec, Decision, Plan, Policy, Server
+from asyncbackup.offsite import shipping
+from asyncbackup.targets.configured import targets
 
 _BY_HAND = "removed: chosen by hand"
 
@@ -69,8 +76,14 @@ def run(
         spec: retention.plan([b for b in found if b.spec == spec], policy(session), now)
         for spec in sorted(series)
     }
+    unsaved = _unsaved(session, plans)
+    if isinstance(unsaved, Exit):
+        return unsaved
     if pattern:
-        plans = {spec: _chosen(plan, pattern, now) for spec, plan in plans.items()}
+        plans = {spec: _chosen(plan, pattern, now, unsaved) for spec, plan in plans.items()}
+    else:
+        why = "it is at no secondary location yet"
+        plans = {spec: retention.spare(plan, unsaved, why) for spec, plan in plans.items()}
     decisions = [decision for plan in plans.values() for decision in plan.decisions]
     decisions += [
         Decision(backup=b, keep=True, reason="kept: whose it is cannot be told for certain")
@@ -108,6 +121,34 @@ def run(
     return done.exit_code()
 
 
+def _unsaved(session: Session, plans: Mapping[DatabaseSpec, Plan]) -> frozenset[Path] | Exit:
+    """Return what would be removed, and is at no secondary location yet where it belongs."""
+    if not targets(session.settings) or not any(plan.remove for plan in plans.values()):
+        return frozenset()
+
+    async def ask_there() -> frozenset[Path]:
+        with ExitStack() as stack:
+            executor = stack.enter_context(ThreadPoolExecutor(1, "file"))
+            offsite = shipping.of_settings(
+                session.settings, policy(session), executor, lambda: datetime.now(UTC)
+            )
+            assert offsite is not None  # noqa: S101 - there are targets
+            found: set[Path] = set()
+            for spec, plan in plans.items():
+                local = [decision.backup for decision in plan.decisions]
+                found |= await offsite.unsaved(spec, local, plan.remove, Events(_warn(session)))
+            return frozenset(found)
+
+    return run_async(ask_there())
+
+
+def _warn(session: Session) -> Sink:
+    def sink(event: Event) -> None:
+        session.warn(f"{event.fields['location']}: what may not be there stays here: {event.fields['error']}")
+
+    return sink
+
+
 def _configured(found: conf.Conf, series: Collection[DatabaseSpec]) -> frozenset[DatabaseSpec]:
     """Return the series that a configuration names: lines, what its wildcards match, and their globals."""
     names: dict[Server, list[str]] = {}
@@ -119,7 +160,7 @@ def _configured(found: conf.Conf, series: Collection[DatabaseSpec]) -> frozenset
     return frozenset({*named, *(DatabaseSpec(s.host, s.port, GLOBALS) for s in servers)})
 
 
-def _chosen(plan: Plan, pattern: str, now: datetime) -> Plan:
+def _chosen(plan: Plan, pattern: str, now: datetime, unsaved: Collection[Path] = ()) -> Plan:
     """Turn a plan into one that removes what matches, but never the newest good backup.
 
     Nor, where clocks disagree, the one that is the newest of those that are not from the future. What a
@@ -138,6 +179,8 @@ def _chosen(plan: Plan, pattern: str, now: datetime) -> Plan:
         reason = "kept: the newest good backup is never removed" if keep else _BY_HAND
         if not keep and decision.backup == verified:
             reason += ", though it is the newest that a test restore has verified"
+        if not keep and decision.backup.path in unsaved:
+            reason += ", though it is at no secondary location yet"
         decisions.append(Decision(backup=decision.backup, keep=keep, reason=reason))
     return Plan(decisions=tuple(decisions))
 

@@ -11,21 +11,17 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from asyncbackup.cli import text
-from asyncbackup.conf import Conf
-from asyncbackup.configuration import credentials
 from asyncbackup.model import (
     Backup,
-    DatabaseSpec,
+    Copied,
     Decision,
     Outcome,
     Report,
-    Secret,
     Status,
     Verdict,
     Verification,
 )
 from asyncbackup.naming import MANIFEST
-from asyncbackup.settings import Settings
 
 
 def as_json(result: Any) -> str:  # noqa: ANN401 - any JSON value
@@ -49,10 +45,25 @@ def outcome(result: Outcome) -> dict[str, Any]:
         "tables": manifest.table_count if manifest else None,
         "sha256": manifest.file.sha256 if manifest else None,
         "pruned": [str(path) for path in result.removed],
+        "copies": [copied(one) for one in result.copies],
         "warnings": list(result.warnings),
         "error": result.error or None,
         "category": result.category or None,
         "hint": result.hint or None,
+    }
+
+
+def copied(one: Copied) -> dict[str, Any]:
+    """Return what came of a series at a secondary location as a JSON object."""
+    return {
+        "location": one.location,
+        "stored": list(one.stored),
+        "pruned": list(one.removed),
+        "bytes": one.bytes,
+        "seconds": one.seconds,
+        "error": one.error or None,
+        "category": one.category or None,
+        "hint": one.hint or None,
     }
 
 
@@ -109,7 +120,7 @@ def _database(one: Outcome) -> str:
 
 
 def _summary(result: Report) -> str:
-    good = [one for one in result.outcomes if one.status is Status.GOOD]
+    good = [one for one in result.outcomes if one.backup]
     backups = [one.backup for one in good if one.backup]
     manifests = [found.manifest for found in backups if found.manifest]
     of = text.counted(len(result.outcomes), "database")
@@ -120,7 +131,13 @@ def _summary(result: Report) -> str:
             f" of SQL in {text.size(sum(b.bytes for b in backups))}"
         )
     pruned = sum(len(one.removed) for one in (*result.outcomes, *result.globals))
-    return f"{line}; {text.counted(pruned, 'old one')} pruned" if pruned else line
+    if pruned:
+        line += f"; {text.counted(pruned, 'old one')} pruned"
+    stored: dict[str, int] = {}
+    for one in (*result.outcomes, *result.globals):
+        for copies in one.copies:
+            stored[copies.location] = stored.get(copies.location, 0) + len(copies.stored)
+    return "\n".join([line, *(f"{count:,} stored at {where}" for where, count in stored.items())])
 
 
 def _errors(failed: Sequence[Outcome]) -> list[str]:
@@ -263,79 +280,3 @@ def pruned(
         "left_alone": left_alone,
         "errors": list(errors),
     }
-
-
-def settings(values: Settings) -> dict[str, Any]:
-    """Return every setting by its variable's name; secrets as *** when they are set."""
-    shown: dict[str, Any] = {}
-    for field in type(values).model_fields:
-        value = getattr(values, field)
-        if isinstance(value, Secret):
-            value = str(value) if value else ""
-        elif field == "backup_file_mode":
-            value = f"{value:04o}"
-        elif isinstance(value, tuple):
-            value = ":".join(str(item) for item in value)
-        shown[field.upper()] = value if isinstance(value, bool | int | float) else str(value or "")
-    return shown
-
-
-def configuration(values: Settings, found: Conf) -> dict[str, Any]:
-    """Return settings, databases and schedules as a JSON object."""
-    return {
-        "settings": settings(values),
-        "databases": [_login(values, spec) for spec in found.databases],
-        "patterns": [text.pattern(pattern) for pattern in found.patterns],
-        "schedules": [
-            {
-                "line": s.line,
-                "when": s.expression,
-                "action": s.action.value,
-                "spec": s.spec,
-                "filter": s.filter,
-            }
-            for s in found.schedules
-        ],
-        "warnings": list(found.warnings),
-    }
-
-
-def _login(values: Settings, spec: DatabaseSpec) -> dict[str, Any]:
-    found = credentials(values, spec)
-    return {
-        "database": text.database(spec),
-        "host": spec.host,
-        "port": spec.port,
-        "dbname": spec.dbname,
-        "user": found.user,
-        "password": str(found.password) if found.password else None,
-    }
-
-
-def _as_set(value: object) -> str:
-    """Return a setting as a user would write it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def configuration_text(values: Settings, found: Conf) -> str:
-    """Return settings, databases and schedules for people."""
-    shown = configuration(values, found)
-    variables = [f"{name}={_as_set(value)}" for name, value in shown["settings"].items() if value != ""]
-    logins = [
-        (
-            f"  {one['database']}",
-            f"user {one['user'] or 'as libpq finds it'}",
-            "password ***" if one["password"] else "password as libpq finds it",
-        )
-        for one in shown["databases"]
-    ]
-    databases = text.table(
-        ("Databases:", "", ""), [*logins, *((f"  {name}", "", "") for name in shown["patterns"])]
-    )
-    schedules = [f"{s['when']}  {s['action']} {s['spec']} {s['filter']}".rstrip() for s in shown["schedules"]]
-    period = f"none: a pause of {text.seconds(values.backup_period)} between two cycles"
-    return "\n\n".join(
-        (text.lines("Settings:", variables), databases, text.lines("Schedules:", schedules or [period]))
-    )

@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 
 from asyncbackup import configuration, dbspec, pgpass
-from asyncbackup.cli import logs, render, restored, text
+from asyncbackup.cli import bringing, logs, render, restored, text
 from asyncbackup.cli import session as session_of
 from asyncbackup.cli.session import Session
 from asyncbackup.errors import AccessError, AsyncbackupError, Exit, LackingError, UsageError
@@ -43,6 +43,8 @@ class Wanted:
     tablespaces: bool = True
     go_on: bool = False
     jobs: int | None = None
+    remote: bool = False
+    """Take the newest copy at a secondary location, whatever lies here."""
     yes: bool = False
     as_json: bool = False
     consent: str = "--yes"
@@ -51,7 +53,7 @@ class Wanted:
 
 def wanted(given: Mapping[str, Any]) -> Wanted:
     """Return what the options of `asyncbackup restore` say."""
-    same = ("spec", "to", "pattern", "drop_old", "create_roles", "go_on", "jobs", "yes", "as_json")
+    same = ("spec", "to", "pattern", "drop_old", "create_roles", "go_on", "jobs", "remote", "yes", "as_json")
     return Wanted(
         level=Level(given["level"]),
         tablespaces=not given["no_tablespaces"],
@@ -94,10 +96,13 @@ def _run(wanted: Wanted, environ: Mapping[str, str]) -> Exit:
             "nothing was restored: there is no terminal to ask on",
             hint=f"add {wanted.consent} to restore without being asked",
         )
+    pattern = bringing.at_hand(begun, spec, wanted.pattern, fresh=wanted.remote)
+    if isinstance(pattern, Exit):
+        return pattern
     request = Request(
         spec=spec,
         target=target,
-        pattern=wanted.pattern,
+        pattern=pattern,
         level=wanted.level,
         drop_old=wanted.drop_old,
         create_roles=wanted.create_roles,

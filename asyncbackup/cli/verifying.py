@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from asyncbackup.cli import findings, logs, render, text
+from asyncbackup.cli import bringing, findings, logs, render, text
 from asyncbackup.cli import session as session_of
 from asyncbackup.cli.session import Session
 from asyncbackup.errors import Exit
@@ -25,9 +25,11 @@ _MEANING = {
 }
 
 
-def run(session: Session, specs: tuple[DatabaseSpec, ...], *, pattern: str, as_json: bool) -> Exit:
+def run(
+    session: Session, specs: tuple[DatabaseSpec, ...], *, pattern: str, as_json: bool, remote: bool = False
+) -> Exit:
     """Verify the newest backups of these databases, or of all, and print what was found."""
-    report = verified(session, specs, pattern=pattern)
+    report = verified(session, specs, pattern=pattern, remote=remote)
     if isinstance(report, Exit):
         return report
     shown = render.as_json(as_object(report)) if as_json else report_text(report, session.settings.backup_dir)
@@ -35,7 +37,9 @@ def run(session: Session, specs: tuple[DatabaseSpec, ...], *, pattern: str, as_j
     return verify.exit_code(report)
 
 
-def verified(session: Session, specs: tuple[DatabaseSpec, ...], *, pattern: str) -> VerifyReport | Exit:
+def verified(
+    session: Session, specs: tuple[DatabaseSpec, ...], *, pattern: str, remote: bool = False
+) -> VerifyReport | Exit:
     """Run the verifications with the live display or with logs."""
     board = Board()
     run_ids: deque[str] = deque(maxlen=1)
@@ -61,17 +65,21 @@ def verified(session: Session, specs: tuple[DatabaseSpec, ...], *, pattern: str)
             )
             verify.finish(events.bind(run_id=report.run_id), report, "run.interrupted")
 
-        work = verify.run(
-            session.settings,
-            session.conf,
-            session.environ,
-            events,
-            only=specs,
-            required=session.required(),
-            pattern=pattern,
-            board=board,
-        )
-        return session_of.run(work, interrupted)
+        async def work() -> VerifyReport:
+            async with bringing.copies_at_hand(session, specs, pattern, events, fresh=remote) as copies:
+                return await verify.run(
+                    session.settings,
+                    session.conf,
+                    session.environ,
+                    events,
+                    only=specs,
+                    required=session.required(),
+                    pattern=pattern,
+                    board=board,
+                    elsewhere=copies,
+                )
+
+        return session_of.run(work(), interrupted)
 
 
 def _events(session: Session, board: Board, stack: ExitStack) -> Any:  # noqa: ANN401 - a sink
@@ -152,6 +160,8 @@ def _file(result: Result, root: Path) -> str:
     if result.backup is None:
         return ""
     path = result.backup.path
+    if result.backup.note:  # of a copy, which is not here any more
+        return f"{path.name} ({result.backup.note})"
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from io import FileIO
@@ -85,6 +86,8 @@ class Tools:
     run_id: str
     events: Events
     now: Callable[[], datetime]
+    at_hand: Callable[[Backup], AbstractAsyncContextManager[None]]
+    """Brings a backup's file here for the block, if it lies elsewhere."""
 
 
 @dataclass(slots=True)
@@ -126,9 +129,10 @@ async def verify(trial: Trial, tools: Tools) -> Verification:
     lacking: tuple[str, ...] = ()
     manifest: Manifest | None = None
     try:
-        manifest = await in_thread(tools.executor, reading.manifest_of, trial.backup)
-        async with reading.opened(trial.backup, tools.executor) as source:
-            await _try(trial, tools, source, manifest)
+        async with tools.at_hand(trial.backup):
+            manifest = await in_thread(tools.executor, reading.manifest_of, trial.backup)
+            async with reading.opened(trial.backup, tools.executor) as source:
+                await _try(trial, tools, source, manifest)
     except _FAULTS as fault:
         verdict, error, hint = Verdict.BAD, fault.message, fault.hint
         trial.disturbed = isinstance(fault, allowance.OvertimeError)

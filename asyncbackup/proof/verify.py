@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -74,6 +74,17 @@ class Board:
     results: list[Result] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elsewhere:
+    """Copies that are verified without being kept here."""
+
+    backups: tuple[Backup, ...]
+    at_hand: Callable[[Backup], AbstractAsyncContextManager[None]]
+    """Brings a copy to the path of its backup for the block, and does nothing for what is here."""
+    only: bool
+    """Whether nothing that lies here is verified."""
+
+
 async def run(
     settings: Settings,
     configured: conf.Conf,
@@ -84,6 +95,7 @@ async def run(
     required: Sequence[DatabaseSpec] = (),
     pattern: str = "",
     board: Board | None = None,
+    elsewhere: Elsewhere | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> VerifyReport:
     """Verify the newest backup of every series, or of `only` these; the result is a value, no exception.
@@ -107,6 +119,10 @@ async def run(
             pattern=pattern,
             now=started,
         )
+        if elsewhere is not None:
+            chosen = (*(() if elsewhere.only else chosen), *elsewhere.backups)
+            wanted = tuple(only or required)
+            missing = tuple(spec for spec in wanted if spec not in {one.spec for one in chosen})
         events.emit("run.started", action="verify", backups=len(chosen), compared=settings.verify_level)
         for spec in missing:
             board.results.append(_missing(spec, pattern))
@@ -123,6 +139,7 @@ async def run(
                 run_id=run_id,
                 events=events,
                 now=now,
+                at_hand=elsewhere.at_hand if elsewhere is not None else _here,
             )
             await _all(settings, tools, chosen, board, clock)
     order = {backup.path: number for number, backup in enumerate(chosen)}
@@ -162,6 +179,10 @@ def exit_code(report: VerifyReport) -> Exit:
         return Exit.OK
     # What could not be verified is no failure of a backup; beside one that is, it makes nothing better.
     return Exit.PARTIAL if State.GOOD in states or states == {State.UNVERIFIED} else Exit.FAILED
+
+
+def _here(_backup: Backup) -> AbstractAsyncContextManager[None]:
+    return nullcontext()
 
 
 def _missing(spec: DatabaseSpec, pattern: str) -> Result:
@@ -208,7 +229,7 @@ async def _all(
     of_globals = [one for one in chosen if one.spec and one.spec.is_globals]
     for backup in of_globals:
         await attempt(backup, alone=True)
-    waiting = iter(chosen[len(of_globals) :])  # shared: each worker takes the next one
+    waiting = iter([one for one in chosen if one not in of_globals])  # shared: each worker takes the next one
     at_once = settings.max_concurrent_verifications
 
     async def work() -> None:
@@ -242,6 +263,11 @@ async def _keep(
 ) -> Path | None:
     """Write the record; that it cannot be kept does not change the verdict."""
     try:
+        if not backup.path.is_relative_to(settings.backup_dir):  # its file was fetched, and is gone again
+            if own is None:
+                return None
+            write = records.write_apart
+            return await in_thread(tools.executor, write, verification, own, settings.backup_file_mode)
         return await in_thread(
             tools.executor,
             records.write,

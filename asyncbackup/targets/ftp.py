@@ -72,7 +72,9 @@ class DataStream(aioftp.DataConnectionThrottleStreamIO):
     ) -> None:
         """End the connection as one ends that is complete, and wait for the server to acknowledge it."""
         try:
-            self.close()  # sends what is buffered, and TLS's close_notify
+            # Closing again what the server has closed would take asyncio's transport apart.
+            if not self.writer.is_closing():
+                self.close()  # sends what is buffered, and TLS's close_notify
             await self.client.ask(None, expected_codes, wait=wait_codes, limit=FINAL_REPLY)
             self.finished = True
             with contextlib.suppress(OSError):  # how it closes does not matter any more

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from asyncbackup import conf, configuration
-from asyncbackup.cli import findings, render
+from asyncbackup.cli import configured, findings, render
 from asyncbackup.errors import AsyncbackupError
 from asyncbackup.model import Backup, DatabaseSpec, Manifest, Outcome, Report, Status, Tier, Verification
 from asyncbackup.proof.check import State
@@ -159,7 +159,7 @@ def test_every_field_of_a_json_result_is_described() -> None:
     backup = Backup(path=Path("/b"), core="h-d", tier=Tier.DATED, taken_at=now, bytes=1, good=True)
     outcome = Outcome(spec=spec, status=Status.GOOD, seconds=1, backup=backup)
     report = Report(run_id="r", started_at=now, seconds=1, outcomes=(outcome,))
-    shown = render.configuration(configuration.load({}), conf.Conf(databases=(spec,)))
+    shown = configured.configuration(configuration.load({}), conf.Conf(databases=(spec,)))
     results = [render.report(report), render.outcome(outcome), render.backup(backup, now), shown]
     results += shown["databases"]
     results.append(findings.as_object(findings.Result(path=None, spec=None, state=State.GOOD)))

@@ -22,20 +22,21 @@ RANKS: dict[str, float] = {
     "postgres.handover": 4, "postgres.retelling": 4, "postgres.sections": 4, "postgres.builds": 4.1,
     "postgres.facts": 4.3, "postgres.dump": 4.3, "postgres.globals": 4.6, "postgres.load": 4.4, "postgres.readback": 4.4, "postgres.large_objects": 4.3, "postgres.indexes": 4.4, "postgres.scratch": 4.5, "postgres.lanes": 4.5, "postgres.parallel": 4.6, "postgres.properties": 4.3, "postgres.swap": 4.4, "postgres.target": 4.5,
     "targets.target": 4, "targets.ftp_control": 4.05, "targets.ftp_listing": 4.1, "targets.ftp": 4.1, "targets.ftp_failures": 4.11, "targets.ftp_remote": 4.12, "targets.s3_answers": 4.1, "targets.*": 4.2, "targets.s3": 4.3, "targets.configured": 4.5, "notifiers.*": 4,
-    "prune": 5, "survey": 5, "tools": 5, "tries": 5.1, "journey": 6, "backup": 6.1,
+    "offsite.rate": 5, "offsite.location": 5, "offsite.copies": 5, "offsite.known": 5, "offsite.sending": 5.1, "offsite.stock": 5.1, "offsite.shipping": 5.2, "offsite.fetching": 5.2, "offsite.checking": 5.2,
+    "prune": 5, "survey": 5, "tools": 5.3, "space": 5.4, "outcomes": 5.4, "tries": 5.4, "journey": 6, "backup": 6.1,
     "proof.check": 5, "proof.reading": 5, "proof.allowance": 5, "proof.servers": 5, "proof.candidates": 5, "proof.trial": 6, "proof.verify": 6.1,
     "restoring.selection": 5, "restoring.roles": 5.1, "restoring.restoration": 6, "restoring.preflight": 6.1, "restoring.halfmade": 6.1, "restoring.restore": 6.2,
     "service": 7,
-    "samples.*": 7, "demo": 8,
-    "cli.text": 8, "cli.logs": 8, "cli.display": 8.1, "cli.render": 8.1, "cli.findings": 8.1, "cli.restored": 8.1, "cli.session": 8.2, "cli.choosing": 8.3, "cli.pruning": 8.4, "cli.restoring": 8.3, "cli.verifying": 8.3, "cli.checking": 8.3,
-    "cli.app": 8.5, "cli.seed": 8.6,
+    "samples.ftps_data": 6.8, "samples.ftps_session": 6.9, "samples.*": 7, "demo": 8,
+    "cli.text": 8, "cli.logs": 8, "cli.display": 8.1, "cli.render": 8.1, "cli.findings": 8.1, "cli.configured": 8.1, "cli.restored": 8.1, "cli.session": 8.2, "cli.choosing": 8.3, "cli.completing": 8.3, "cli.pruning": 8.4, "cli.restoring": 8.7, "cli.verifying": 8.7, "cli.checking": 8.3, "cli.elsewhere": 8.5, "cli.remote": 8.6, "cli.uploading": 8.6, "cli.bringing": 8.6,
+    "cli.app": 8.8, "cli.seed": 8.9,
     "__main__": 9,
 }  # fmt: skip
 
 LINES = 350
 # Lines that a module may have beyond the rest, and why.
 LONGER = {
-    "model": 490,  # a list of nouns without behaviour, in one place by design
+    "model": 530,  # a list of nouns without behaviour, in one place by design
     "scanner": 440,  # one state machine, whose steps are read together
 }
 VAGUE = {"utils", "helpers", "manager", "base"}

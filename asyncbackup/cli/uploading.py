@@ -1,0 +1,104 @@
+"""Storing by hand what is missing at the secondary locations."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from asyncbackup.cli import elsewhere, pruning, render, text
+from asyncbackup.cli import session as session_of
+from asyncbackup.cli.session import Session
+from asyncbackup.errors import Exit, NoBackupError
+from asyncbackup.events import Events
+from asyncbackup.model import Backup, Copied, DatabaseSpec
+from asyncbackup.offsite import shipping
+from asyncbackup.stream import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shipped:
+    """What came of one series."""
+
+    spec: DatabaseSpec
+    copies: tuple[Copied, ...]
+
+
+def run(session: Session, specs: tuple[DatabaseSpec, ...], *, as_json: bool) -> Exit:
+    """Store what is missing at the secondary locations, and print what came of it."""
+    elsewhere.locations(session)
+    found = session_of.backups(session, specs)
+    series: dict[DatabaseSpec, list[Backup]] = {}
+    for one in found:
+        if one.spec is not None:
+            series.setdefault(one.spec, []).append(one)
+    missing = [spec for spec in specs if spec not in series]
+    if missing or not series:
+        what = "; ".join(map(str, missing)) or "nothing"
+        where = session.settings.backup_dir
+        raise NoBackupError(f"{what}: there is no backup in {where}", hint="make one: asyncbackup backup")
+
+    async def work(told: Events, executor: ThreadPoolExecutor) -> list[Shipped]:
+        offsite = shipping.of_settings(
+            session.settings, pruning.policy(session), executor, lambda: datetime.now(UTC)
+        )
+        assert offsite is not None  # noqa: S101 - it was asked for above
+
+        async def one(spec: DatabaseSpec) -> Shipped:
+            bound = told.bind(host=spec.host, port=spec.port, dbname=spec.dbname or "@globals")
+            return Shipped(
+                spec=spec, copies=await offsite.ship(spec, None, tuple(series[spec]), bound, Progress())
+            )
+
+        return list(await asyncio.gather(*map(one, series)))
+
+    shipped = elsewhere.run(session, work)
+    if isinstance(shipped, Exit):
+        return shipped
+    session_of.show(
+        render.as_json([_shipped_object(one) for one in shipped]) if as_json else _shipped_text(shipped),
+        patient=False,
+    )
+    failed = [copied for one in shipped for copied in one.copies if copied.error]
+    if not failed:
+        return Exit.OK
+    good = any(copied.stored or not copied.error for one in shipped for copied in one.copies)
+    return Exit.PARTIAL if good else Exit.FAILED
+
+
+def _shipped_object(one: Shipped) -> dict[str, Any]:
+    return {
+        "host": one.spec.host,
+        "port": one.spec.port,
+        "dbname": one.spec.dbname or "@globals",
+        "copies": [render.copied(copied) for copied in one.copies],
+    }
+
+
+def _shipped_text(shipped: Sequence[Shipped]) -> str:
+    rows = [
+        (
+            text.database(one.spec),
+            copied.location,
+            "FAILED" if copied.error else "complete",
+            f"{len(copied.stored):,}",
+            text.size(copied.bytes) if copied.bytes else "",
+            f"{len(copied.removed):,}" if copied.removed else "",
+            text.seconds(copied.seconds),
+        )
+        for one in shipped
+        for copied in one.copies
+    ]
+    head = ("DATABASE", "LOCATION", "RESULT", "STORED", "SIZE", "PRUNED", "TIME")
+    failed = [copied for one in shipped for copied in one.copies if copied.error]
+    told = [f"Error: {text.plain(copied.error)}" for copied in failed]
+    hints = [f"Try: {text.plain(hint)}" for hint in dict.fromkeys(copied.hint for copied in failed) if hint]
+    return "\n\n".join(
+        block
+        for block in (
+            text.table(head, rows, right=frozenset({3, 4, 5, 6})),
+            "\n".join(dict.fromkeys([*told, *hints])),
+        )
+        if block
+    )

@@ -1,0 +1,153 @@
+"""What of one series lies at one location: whose each copy is, and which of them its retention removes."""
+
+import asyncio
+import contextlib
+from collections.abc import Collection, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from asyncbackup import inventory, naming, retention
+from asyncbackup import manifest as manifests
+from asyncbackup.errors import ManifestError, TargetError
+from asyncbackup.events import Events
+from asyncbackup.model import Backup, DatabaseSpec, Manifest, Policy
+from asyncbackup.offsite import copies as copies_of
+from asyncbackup.offsite.copies import Copy
+from asyncbackup.offsite.known import Known
+from asyncbackup.offsite.location import Location
+from asyncbackup.targets.target import Remote
+from asyncbackup.threads import in_thread
+
+_MAX_MANIFEST = 1 << 30
+
+
+@dataclass(slots=True)
+class Stock:
+    """A location with its retention, and whose its copies are as far as that is known."""
+
+    location: Location
+    policy: Policy | None
+    """What stays there; None removes nothing, ever."""
+    known: Known
+    executor: Executor
+    learning: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def keeping(self) -> Policy:
+        """The policy, or one that keeps everything."""
+        return self.policy if self.policy is not None else Policy(keep={})
+
+    async def of(self, spec: DatabaseSpec, local: Collection[Backup]) -> tuple[Backup, ...]:
+        """Return the copies that are known to be those of the series; raises TargetError.
+
+        `local` are backups of the series in the backup directory: a copy of the same name and length is one.
+        """
+        listing = await self.location.listing()
+        here = {(one.path.name, one.bytes) for one in local if one.proven}
+        return tuple(
+            copies_of.as_backup(copy, spec, self.keeping)
+            for copy in copies_of.copies(listing, inventory.cores_of(spec))
+            if copy.committed
+            and ((copy.name, copy.bytes) in here or self.known.series.get((copy.name, copy.bytes)) == spec)
+        )
+
+    async def learn(self, found: Mapping[Copy, DatabaseSpec]) -> None:
+        """Remember whose these are."""
+        async with self.learning:
+            keys = {(copy.name, copy.bytes): spec for copy, spec in found.items()}
+            await in_thread(self.executor, self.known.learn, keys)
+
+
+async def read_manifest(remote: Remote, name: str, *, brief: bool = True) -> Manifest | None:
+    """Return a copy's manifest, None where there is none that can be relied on; raises TargetError."""
+    content = bytearray()
+    try:
+        async with remote.get(name + naming.MANIFEST) as blocks:
+            async for block in blocks:
+                content += block
+                if len(content) > _MAX_MANIFEST:
+                    return None
+    except TargetError as error:
+        if error.missing:
+            return None
+        raise
+    try:
+        manifest = manifests.from_json(bytes(content), brief=brief)
+    except ManifestError:
+        return None
+    return manifest if manifest.file.name == name else None
+
+
+async def prune(
+    stock: Stock, spec: DatabaseSpec, local: Collection[Backup], now: datetime, events: Events
+) -> tuple[str, ...]:
+    """Delete what the location's retention does not keep of the series; raises TargetError.
+
+    A copy counts once its manifest was seen to be that of the series. What is removed is the data first; its
+    manifest is read again before. Files of others, and backups without a manifest, are left alone.
+    """
+    if stock.policy is None:
+        return ()
+    cores = inventory.cores_of(spec)
+    listing = await stock.location.listing()
+    await _learn_unknown(stock, spec, local, listing, cores)
+    plan = retention.plan(await stock.of(spec, local), stock.policy, now)
+    orphans = copies_of.orphans(listing, cores)
+    abandoned = copies_of.abandoned(listing, cores, now)
+    if not (plan.remove or orphans or abandoned):
+        return ()
+    removed = []
+    async with stock.location.connect() as remote:
+        for backup in reversed(plan.remove):
+            name = backup.path.name
+            manifest = await read_manifest(remote, name)
+            if manifest is not None and manifest.spec == spec:
+                for part in (name, name + naming.MANIFEST):
+                    await remote.delete(part)
+                    stock.location.deleted(part)
+                events.emit("remote.pruned", location=stock.location.label, file=name)
+                removed.append(name)
+        waste = [name for name in orphans if await _is_orphan(remote, name, spec)]
+        for name in (*waste, *abandoned):
+            await remote.delete(name)
+            stock.location.deleted(name)
+            events.emit("remote.pruned", location=stock.location.label, file=name)
+    return tuple(removed)
+
+
+async def _learn_unknown(
+    stock: Stock,
+    spec: DatabaseSpec,
+    local: Collection[Backup],
+    listing: Mapping[str, int],
+    cores: Collection[str],
+) -> None:
+    """Find out whose copies are that may be the series's, and of which nobody knows it yet."""
+    here = {(one.path.name, one.bytes) for one in local if one.proven}
+    unknown = [
+        copy
+        for copy in copies_of.copies(listing, cores)
+        if copy.committed
+        and (copy.name, copy.bytes) not in here
+        and (copy.name, copy.bytes) not in stock.known.series
+    ]
+    found: dict[Copy, DatabaseSpec] = {}
+    if unknown:
+        async with contextlib.AsyncExitStack() as stack:
+            remote = await stack.enter_async_context(stock.location.connect())
+            for copy in unknown:
+                manifest = await read_manifest(remote, copy.name)
+                if manifest is not None and manifest.file.bytes == copy.bytes:
+                    found[copy] = manifest.spec
+    # What is here is pruned here before it is pruned there: it must be known then without its manifest.
+    by_name = {copy.name: copy for copy in copies_of.copies(listing, cores)}
+    found |= {by_name[name]: spec for name, _ in here if name in by_name}
+    await stock.learn(found)
+
+
+async def _is_orphan(remote: Remote, name: str, spec: DatabaseSpec) -> bool:
+    """Whether it is a manifest of the series, and its data is really gone, not just late in the listing."""
+    data = name.removesuffix(naming.MANIFEST)
+    manifest = await read_manifest(remote, data)
+    return manifest is not None and manifest.spec == spec and await remote.size(data) is None
