@@ -109,7 +109,7 @@ class Ftp(Control):
     async def reason(self, error: OSError) -> Exception:
         """Return what the server says about a data connection that broke, or else the error itself."""
         try:
-            await self.ask(None, "2xx", wait="1xx", limit=_REASON)
+            await self.ask(None, "2xx", wait="1xx", limit=min(_REASON, self.transfer_timeout))
         except aioftp.StatusCodeError as reply:
             return reply
         except (OSError, ReplyError):
