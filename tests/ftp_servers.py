@@ -101,9 +101,9 @@ class FtpServer:
         """Return the processes that serve connections."""
         return _descendants(self.pid)
 
-    def cut(self) -> None:
-        """Kill what serves the connections that there are; the server itself goes on."""
-        self._signal(signal.SIGKILL, self.sessions())
+    def cut(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """End what serves the connections that there are; the server itself goes on."""
+        self._signal(number, self.sessions())
 
     def kill(self) -> None:
         """Kill the server and what serves its connections."""
@@ -185,7 +185,7 @@ def serving(
     """Run a server; `options` are lines of its configuration, or of Pure-FTPd's command line.
 
     A line replaces the server's own of the same key. `disk` is the size of a disk that it shall have all to
-    itself, in bytes; only the server sees it.
+    itself, in bytes; only the server sees it. `{home}` in an option is the folder that a login leads to.
     """
     with tempfile.TemporaryDirectory(prefix="asyncbackup-ftp-", dir=folder) as name:
         base = Path(name)
@@ -200,7 +200,7 @@ def serving(
         (base / "ca.pem").write_bytes(certificates()["ca"])
         site = _Site(base, home, pem, host, _free_port(host), account)
         with _state_of_its_own(kind):
-            command = _command(kind, site, options)
+            command = _command(kind, site, [option.replace("{home}", f"{home}") for option in options])
             if disk:
                 command = _on_a_disk(command, site, disk)
             process = _start(command, site, tls)
@@ -374,10 +374,10 @@ def _pure_ftpd(program: Path, site: _Site, options: Sequence[str]) -> list[str]:
         [maker, "mkdb", database, "-f", users], env=_environment(site, "1.3"), capture_output=True, check=True
     )
     basic = ["-S", f"{site.host},{site.port}", "-l", f"puredb:{database}", "-E", "-u", "1", "-H"]
-    tls = ["-Y", "2", "-2", f"{site.pem}"]
+    tls = ["-2", f"{site.pem}", "-Y", "2"]
     own = ["-f", "none", "-g", f"{site.folder / 'pid'}"]
     wanted = [word for option in options if not option.startswith("quota=") for word in option.split()]
-    return [f"{program}", *basic, *own, *(tls if "-Y" not in wanted else []), *wanted]
+    return [f"{program}", *basic, *own, *(tls[:2] if "-Y" in wanted else tls), *wanted]
 
 
 def _written(path: Path, lines: str, options: Sequence[str], separator: str) -> Path:

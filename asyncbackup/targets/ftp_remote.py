@@ -14,7 +14,7 @@ from asyncbackup.targets import ftp_listing
 from asyncbackup.targets.ftp import FINAL_REPLY, DataStream, Ftp
 from asyncbackup.targets.ftp_control import ReplyError, within
 from asyncbackup.targets.ftp_failures import Step, code_of, failing
-from asyncbackup.targets.target import BLOCK, Upload
+from asyncbackup.targets.target import BLOCK, Upload, content
 
 _WORTH_KEEPING = 8 * 1024 * 1024  # bytes; less than that is sent anew sooner than it is asked for
 _LOCKED = 15.0  # seconds; vsftpd does not answer while a dead session still holds the file
@@ -197,22 +197,16 @@ class FtpRemote:
 
     async def _send(self, stream: DataStream, upload: Upload) -> None:
         doing = f"storing {upload.name}"
-        blocks = upload.blocks(self._arrived)
         try:
-            async for block in blocks:  # what this raises is about the file here
-                with self._failing(doing, "store"):
-                    await stream.write(block)
-                self._arrived += len(block)
-            if self._arrived != upload.size:
-                raise TargetError(
-                    f"{self._label}: {doing}: the file here has {self._arrived} bytes, not {upload.size}"
-                )
+            async with aclosing(content(upload, self._arrived)) as blocks:
+                async for block in blocks:  # what this raises is about the file here
+                    with self._failing(doing, "store"):
+                        await stream.write(block)
+                    self._arrived += len(block)
             with self._failing(doing, "store"):
                 await stream.finish()
         finally:
             stream.abort()
-            if isinstance(blocks, AsyncGenerator):
-                await blocks.aclose()
 
     async def _compare(self, part: str, upload: Upload) -> None:
         """Compare length and, where the server computes it, hash of what has arrived."""
@@ -263,7 +257,9 @@ class FtpRemote:
                     path = self._path
                     if path:
                         await ftp.ask(f"CWD {path}", "2xx")
-                    await ftp.ask(f"DELE {part}", ("2xx", "55x"))
+                    code, lines = await ftp.ask(f"DELE {part}", ("2xx", "55x"))
+                    if code.startswith("5") and (await ftp.ask(f"SIZE {part}", ("213", "5xx")))[0] == "213":
+                        raise ReplyError(f"the server does not delete it: {code} {' '.join(lines)}")
                 finally:
                     ftp.abort_connection()
 
