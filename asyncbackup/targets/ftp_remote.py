@@ -257,9 +257,11 @@ class FtpRemote:
                     path = self._path
                     if path:
                         await ftp.ask(f"CWD {path}", "2xx")
-                    code, lines = await ftp.ask(f"DELE {part}", ("2xx", "55x"))
-                    if code.startswith("5") and (await ftp.ask(f"SIZE {part}", ("213", "5xx")))[0] == "213":
-                        raise ReplyError(f"the server does not delete it: {code} {' '.join(lines)}")
+                    try:
+                        await ftp.ask(f"DELE {part}", "2xx")
+                    except aioftp.StatusCodeError:
+                        if (await ftp.ask(f"SIZE {part}", ("213", "5xx")))[0] == "213":
+                            raise  # it is there, and the server will not delete it
                 finally:
                     ftp.abort_connection()
 
