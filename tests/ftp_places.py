@@ -84,9 +84,9 @@ class Place:
 async def served(authority: Authority, tmp_path: Path, **more: Any) -> AsyncIterator[Place]:
     folder = tmp_path / "served"
     folder.mkdir(exist_ok=True)
-    settings = {"tls": authority.tls} | more
+    settings: dict[str, Any] = {"tls": authority.tls, "user": "backup", "password": Secret(PASSWORD)} | more
     known = asyncio.all_tasks()
-    server = FaultyServer(folder=folder, user="backup", password=Secret(PASSWORD), **settings)
+    server = FaultyServer(folder=folder, **settings)
     connected = sockets()
     async with server.serving():
         yield Place(server, authority)

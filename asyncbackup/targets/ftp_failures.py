@@ -31,6 +31,7 @@ _NO_TLS = (
 _WANTS_TLS = "the server wants TLS: set FTP_TLS=required"
 _USE_IMPLICIT = "if this is a port for TLS from the first byte, the URL begins with ftps://"
 _USE_EXPLICIT = "if TLS begins with AUTH TLS on this port, as it does on port 21, the URL begins with ftp://"
+_OLD_TLS = "the server must offer TLS 1.2 or newer; what it did not like is in its log"
 _PASSIVE = (
     "the server's range of passive ports must be open for this machine; FTP_PASSIVE=pasv may suit a firewall"
 )
@@ -102,7 +103,7 @@ def failure(error: Exception, label: str, doing: str, step: Step = "other") -> T
     elif isinstance(error, ssl.SSLError):
         why, hint, retryable = _of_tls(error, step)
     elif isinstance(error, OSError):
-        why, hint, retryable = _of_connection(error)
+        why, hint, retryable = _of_connection(error, step)
     else:
         hint = _USE_EXPLICIT if isinstance(error, ClearTextError) and step == "implicit" else ""
         why, retryable = str(error), False
@@ -139,12 +140,14 @@ def _of_tls(error: ssl.SSLError, step: Step) -> tuple[str, str, bool]:
     }:
         return why, "", True
     hint = _USE_EXPLICIT if step == "implicit" and error.reason in _NOT_TLS else ""
-    return why, hint or "the server must offer TLS 1.2 or newer", False
+    return why, hint or _OLD_TLS, False
 
 
-def _of_connection(error: OSError) -> tuple[str, str, bool]:
+def _of_connection(error: OSError, step: Step) -> tuple[str, str, bool]:
     if isinstance(error, socket.gaierror):
         return f"its name cannot be resolved: {error.strerror}", "check the host of FTP_URL", True
     hint = {SilentError: _USE_IMPLICIT, DataPortError: _PASSIVE}.get(type(error), "")
+    if isinstance(error, ConnectionResetError) and step in {"implicit", "auth"}:
+        hint = _OLD_TLS
     why = os.strerror(error.errno) if error.errno else str(error)
     return why or "the connection was lost", hint, True
