@@ -52,6 +52,7 @@ _PROGRAMS: dict[Kind, str] = {
 }
 _PURE_STATE = Path("/var/run/pure-ftpd")
 _STARTED = 20.0
+_LISTEN = "0A"
 _PAM_FOLDER = b"/etc/pam.d"
 _PAM_FOLDER_HERE = b"././/pam.d"  # of the same length, and relative to where the server is started
 
@@ -123,12 +124,8 @@ class FtpServer:
         while (sessions := self.sessions()) and self.process.poll() is None:
             self._signal(signal.SIGKILL, sessions)  # first, so that the server itself waits for them
             time.sleep(0.005)
-        self.process.terminate()
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self.process.kill()  # all that it would tidy up lies in a folder that goes as well
+        self.process.wait()
 
     @staticmethod
     def _signal(number: int, pids: Sequence[int]) -> None:
@@ -439,15 +436,23 @@ def _free_port(host: str) -> int:
 
 
 def _await(server: FtpServer) -> None:
-    """Wait until the server takes connections."""
+    """Wait until the server listens; it is not connected to, which would keep ProFTPD busy for a while."""
     end = time.monotonic() + _STARTED
     while time.monotonic() < end and server.process.poll() is None:
-        try:
-            with socket.create_connection((server.host, server.port), timeout=1):
-                return
-        except OSError:
-            time.sleep(0.01)
+        if server.port in _listening():
+            return
+        time.sleep(0.005)
     raise NotStartedError(f"{server.kind} did not start: {server.log()}")
+
+
+def _listening() -> set[int]:
+    """Return the ports of this machine on which somebody listens (proc(5), net/tcp)."""
+    ports = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(FileNotFoundError):
+            rows = [line.split() for line in Path(table).read_text().splitlines()[1:]]
+            ports |= {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == _LISTEN}
+    return ports
 
 
 def _descendants(pid: int) -> list[int]:

@@ -17,7 +17,7 @@ import pytest
 
 from asyncbackup.errors import TargetError
 from asyncbackup.model import Secret
-from asyncbackup.targets import ftp
+from asyncbackup.targets import ftp, ftp_remote
 from asyncbackup.targets.ftps import Ftps, Tls
 from asyncbackup.targets.target import BLOCK, Upload
 from asyncbackup.targets.url import parse_ftp
@@ -70,7 +70,7 @@ def servers() -> Iterator[Servers]:
         yield Servers(stack)
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=PLAIN_KINDS)
 def server(request: pytest.FixtureRequest, servers: Servers) -> FtpServer:
     """Each server in turn, by TLS 1.3."""
     return servers(request.param)
@@ -152,6 +152,16 @@ async def got(location: Ftps, name: str = NAME) -> bytes:
         return b"".join([block async for block in blocks])
 
 
+@contextmanager
+def serving_a_folder(kind: Kind, *options: str) -> Iterator[FtpServer]:
+    """Run a server whose folder `db` is there already, and empty."""
+    with serving(kind, *options) as server:
+        (server.home / "db").mkdir()
+        owner = server.home.stat()
+        os.chown(server.home / "db", owner.st_uid, owner.st_gid)
+        yield server
+
+
 async def refused(location: Ftps, file: Local, part: str = "") -> TargetError:
     """Store a file, which must fail."""
     with pytest.raises(TargetError) as caught:
@@ -179,9 +189,9 @@ async def stores_and_gives_back(location: Ftps, server: FtpServer, folder: str) 
         await remote.put(Local(b"the old one").upload)
         await remote.put(file.upload)
         assert await remote.list() == {NAME: MIB + 7}
-    assert server.files(folder) == {NAME: MIB + 7}
-    assert await got(location) == file.data
-    async with location.connect() as remote:
+        assert server.files(folder) == {NAME: MIB + 7}
+        async with remote.get(NAME) as blocks:
+            assert b"".join([block async for block in blocks]) == file.data
         await remote.delete(NAME)
     assert server.files(folder) == {}
 
@@ -242,6 +252,18 @@ async def test_a_data_connection_ends_as_tls_ends(servers: Servers, folder: str)
     assert "without SSL shutdown" not in server.log()
 
 
+async def test_the_end_of_a_small_file_does_not_wait_for_its_beginning_to_be_acknowledged(
+    servers: Servers, folder: str
+) -> None:
+    connection = await target(servers("vsftpd")).log_in()
+    try:
+        stream = await connection.get_stream(f"STOR {folder}", "1xx")
+        assert stream.writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        await stream.finish()
+    finally:
+        connection.abort_connection()
+
+
 async def test_what_is_not_what_was_sent_is_noticed_where_the_server_hashes(
     servers: Servers, folder: str
 ) -> None:
@@ -255,7 +277,9 @@ async def test_what_is_not_what_was_sent_is_noticed_where_the_server_hashes(
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-async def test_names_are_taken_as_they_are(server: FtpServer, folder: str, name: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+async def test_names_are_taken_as_they_are(servers: Servers, kind: Kind, folder: str, name: str) -> None:
+    server = servers(kind)
     file = Local(b"content", name=name)
     async with target(server, folder).connect() as remote:
         await remote.put(file.upload)
@@ -328,9 +352,7 @@ async def test_many_files_are_listed_by_a_server_without_machine_readable_listin
 async def test_an_upload_that_was_cut_goes_on_where_the_server_lets_it(
     kind: Kind, options: Sequence[str], *, goes_on: bool
 ) -> None:
-    with serving(kind, *options) as server:
-        (server.home / "db").mkdir()
-        os.chown(server.home / "db", server.home.stat().st_uid, -1)
+    with serving_a_folder(kind, *options) as server:
         location = target(server, "db")
         # A session that is ended, not killed, tidies up as it does when its connection is lost.
         file = broken_off(
@@ -348,43 +370,41 @@ async def test_an_upload_that_was_cut_goes_on_where_the_server_lets_it(
         assert await got(location) == file.data
 
 
-async def test_a_server_that_is_killed_is_noticed_at_once(server: FtpServer) -> None:
-    with serving(server.kind) as mine:
-        (mine.home / "db").mkdir(mode=0o777)
-        (mine.home / "db").chmod(0o777)
-        error = await refused(target(mine, "db"), broken_off(mine, "db", mine.kill))
+@pytest.mark.parametrize("kind", PLAIN_KINDS)
+async def test_a_server_that_is_killed_is_noticed_at_once(kind: Kind) -> None:
+    with serving_a_folder(kind) as server:
+        error = await refused(target(server, "db"), broken_off(server, "db", server.kill))
         assert error.retryable
-        assert mine.files("db").keys() == {error.part}
-        again = await refused(target(mine, "db"), Local(b"content"))
+        assert server.files("db").keys() == {error.part}
+        again = await refused(target(server, "db"), Local(b"content"))
         assert again.retryable
         assert "refused" in again.message
 
 
-async def test_a_server_that_stands_still_is_given_up(server: FtpServer) -> None:
-    with serving(server.kind) as mine:
-        (mine.home / "db").mkdir(mode=0o777)
-        (mine.home / "db").chmod(0o777)
-        file = broken_off(mine, "db", mine.freeze, size=64 * MIB)
-        error = await refused(target(mine, "db", transfer_timeout=1), file)
+@pytest.mark.parametrize("kind", PLAIN_KINDS)
+async def test_a_server_that_stands_still_is_given_up(kind: Kind) -> None:
+    with serving_a_folder(kind) as server:
+        file = broken_off(server, "db", server.freeze, size=64 * MIB)
+        error = await refused(target(server, "db", transfer_timeout=1), file)
         assert error.retryable
         assert "within 1 s" in error.message
-        mine.thaw()
-        assert NAME not in mine.files("db")
+        server.thaw()
+        assert NAME not in server.files("db")
 
 
+@pytest.mark.parametrize("kind", PLAIN_KINDS)
 async def test_a_server_that_does_not_acknowledge_is_given_up(
-    server: FtpServer, monkeypatch: pytest.MonkeyPatch
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ftp, "FINAL_REPLY", 1.0)
-    with serving(server.kind) as mine:
-        (mine.home / "db").mkdir(mode=0o777)
-        (mine.home / "db").chmod(0o777)
-        file = Local(data(64 * 1024), interrupt=mine.freeze)
-        error = await refused(target(mine, "db"), file)
+    monkeypatch.setattr(ftp_remote, "_DISCARDED", 1.0)
+    with serving_a_folder(kind) as server:
+        file = Local(data(64 * 1024), interrupt=server.freeze)
+        error = await refused(target(server, "db"), file)
         assert error.retryable
         assert "within 1 s" in error.message
-        mine.thaw()
-        assert NAME not in mine.files("db")
+        server.thaw()
+        assert NAME not in server.files("db")
 
 
 async def test_an_upload_that_is_cancelled_is_no_file(server: FtpServer, folder: str) -> None:
@@ -416,9 +436,7 @@ async def test_a_download_that_is_cut_is_no_end_of_the_file(server: FtpServer, f
 
 
 async def test_a_file_that_a_dead_session_holds_is_stored_under_another_name() -> None:
-    with serving("vsftpd", "lock_upload_files=YES") as server:
-        (server.home / "db").mkdir(mode=0o777)
-        (server.home / "db").chmod(0o777)
+    with serving_a_folder("vsftpd", "lock_upload_files=YES") as server:
         location = target(server, "db", transfer_timeout=2)
 
         def freeze() -> None:
