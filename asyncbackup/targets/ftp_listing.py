@@ -11,9 +11,8 @@ _LINE = 8 * 1024  # bytes of a line in it
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DOS_DATE = re.compile(r"\d\d-\d\d-\d\d(\d\d)?")
 _UNIX_MODE = re.compile(r"[-bcdlpsD][-rwxsStTlL]{9}[.+@]?")
-_UNIX_DATE = re.compile(r"[A-Z][a-z]{2} +\d{1,2} +(\d{4}|\d{1,2}:\d\d) ")
-_MONTH = 5  # the field of ls -l where the date begins; owner or group may be left out
-_LEFT_OUT = 2
+# Owner and group come before it; either may be left out, and either may hold blanks.
+_UNIX_SIZE_AND_DATE = re.compile(r"\s(\d+)\s+[A-Z][a-z]{2}\s+\d{1,2}\s+(?:\d{4}|\d{1,2}:\d\d) ", re.ASCII)
 
 
 async def read(blocks: AsyncIterator[bytes], *, plain: bool) -> Mapping[str, int]:
@@ -61,19 +60,13 @@ def parse_list(line: str) -> tuple[str, int] | None:
     if first == "total":
         return None
     if _UNIX_MODE.fullmatch(first):
-        return _unix(line) if first[0] == "-" else None
+        found = _UNIX_SIZE_AND_DATE.search(line)
+        if found is None:
+            raise ValueError("no line of ls -l")
+        return _file(line[found.end() :], found[1]) if first[0] == "-" else None
     if _DOS_DATE.fullmatch(first) and len(others) == 3:  # noqa: PLR2004 - time, size, name
         return None if others[1] == "<DIR>" else _file(others[2], others[1].replace(",", ""))
     raise ValueError("no line of LIST that is known")
-
-
-def _unix(line: str) -> tuple[str, int] | None:
-    for before in range(_MONTH, _MONTH - _LEFT_OUT - 1, -1):
-        fields = line.split(maxsplit=before)
-        date = _UNIX_DATE.match(fields[-1]) if len(fields) > before else None
-        if date:
-            return _file(fields[-1][date.end() :], fields[-2])
-    raise ValueError("no line of ls -l")
 
 
 def _file(name: str, size: str) -> tuple[str, int] | None:

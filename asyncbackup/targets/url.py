@@ -6,7 +6,7 @@ relative to where the login leads; `%2F` at its beginning, or a second slash, ma
 
 import re
 from dataclasses import dataclass
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from asyncbackup.model import Secret
 
@@ -34,7 +34,8 @@ class FtpUrl:
         scheme = "ftps" if self.implicit else "ftp"
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == _PORTS[scheme] else f":{self.port}"
-        path = f"{'%2F' + self.path[1:] if self.path.startswith('/') else self.path}/" if self.path else ""
+        absolute = "%2F" if self.path.startswith("/") else ""
+        path = f"{absolute}{quote(self.path.removeprefix('/'))}/" if self.path else ""
         return f"{scheme}://{host}{port}/{path}"
 
 
