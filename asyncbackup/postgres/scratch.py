@@ -265,8 +265,8 @@ async def _create(
 ) -> None:
     try:
         await admin.execute(create_database(name, properties, scratch.cluster.version))
-    except asyncpg.PostgresConnectionError:
-        raise
+    except (asyncpg.PostgresConnectionError, asyncpg.InsufficientPrivilegeError):
+        raise  # the latter: an earlier dump has taken something from the superuser
     except asyncpg.PostgresError as error:
         said = str(error)
         raise LackingError(

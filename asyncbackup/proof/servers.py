@@ -27,8 +27,15 @@ class Servers:
     """Starts a server when it is first asked for, and another one when that has ended."""
 
     def __init__(
-        self, settings: Settings, environ: Mapping[str, str], events: Events, stack: AsyncExitStack
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        events: Events,
+        stack: AsyncExitStack,
+        *,
+        quiet: bool = False,
     ) -> None:
+        self._quiet = quiet  # what there is to say of this system was said
         self._settings = settings
         self._environ = environ
         self._events = events
@@ -82,7 +89,7 @@ class Servers:
         except ClientError as error:
             self._failed[client.bindir] = error
             raise
-        if not self._running:
+        if not self._running and not self._quiet:
             self._tell(started)
         if started.swept.removed:
             files = [str(path) for path in started.swept.removed]

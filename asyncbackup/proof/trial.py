@@ -104,7 +104,7 @@ class Trial:
     crashes: int = 0
     """How often the server had crashed when it began."""
     disturbed: bool = False
-    """Whether what stopped it may be the doing of another dump on the same server."""
+    """Whether what was found may be the doing of another dump on the same server."""
     tables: int = 0
     rows: int = 0
     indexes: int | None = None
@@ -155,9 +155,11 @@ async def verify(trial: Trial, tools: Tools) -> Verification:
         verdict = Verdict.BAD
         error = f"{trial.label}: what was restored is not what was backed up"
     if verdict is not Verdict.GOOD and trial.server:
-        # Whatever was found since: sessions ended, unlogged tables became empty.
+        # What has crashed the server has ended sessions and emptied unlogged tables. And a dump runs as the
+        # superuser: one that was on this server before could have done anything to it. Only what is not
+        # installed, it cannot have taken away.
         now = await in_thread(tools.executor, trial.server.cluster.crashes)
-        trial.disturbed = trial.disturbed or now > trial.crashes
+        trial.disturbed = trial.disturbed or now > trial.crashes or not lacking
     spec = trial.backup.spec
     return Verification(
         name=trial.backup.path.name,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -129,6 +129,10 @@ async def run(
             _tell(events, board.results[-1])
         async with AsyncExitStack() as stack:
             servers = Servers(settings, environ, events, stack)
+
+            def fresh(of: AsyncExitStack) -> Servers:
+                return Servers(settings, environ, events, of, quiet=True)
+
             tools = trial.Tools(
                 level=Level(settings.verify_level),
                 table_schema=settings.table_schema,
@@ -141,7 +145,7 @@ async def run(
                 now=now,
                 at_hand=elsewhere.at_hand if elsewhere is not None else _here,
             )
-            await _all(settings, tools, chosen, board, clock)
+            await _all(settings, tools, chosen, board, clock, fresh)
     order = {backup.path: number for number, backup in enumerate(chosen)}
     results = sorted(board.results, key=lambda one: order.get(one.backup.path, -1) if one.backup else -1)
     report = VerifyReport(
@@ -196,13 +200,18 @@ def _missing(spec: DatabaseSpec, pattern: str) -> Result:
 
 
 async def _all(
-    settings: Settings, tools: trial.Tools, chosen: Sequence[Backup], board: Board, clock: float
+    settings: Settings,
+    tools: trial.Tools,
+    chosen: Sequence[Backup],
+    board: Board,
+    clock: float,
+    fresh: Callable[[AsyncExitStack], Servers],
 ) -> None:
     board.waiting = len(chosen)
     own = records.folder(settings.verify_dir)
     disturbed: list[Backup] = []
 
-    async def attempt(backup: Backup, *, alone: bool) -> None:
+    async def attempt(backup: Backup, tools: trial.Tools, *, alone: bool) -> None:
         board.waiting -= 1
         if settings.verify_budget and time.monotonic() - clock > settings.verify_budget:
             result = _result(State.POSTPONED, backup)
@@ -216,7 +225,7 @@ async def _all(
             finally:
                 del board.running[backup.path]
             if under_way.disturbed and not alone:
-                # Another dump may have ended or held up the server that they shared.
+                # Another dump may have ended, held up or changed the server that they shared.
                 events.warning("verify.again", error=verification.error)
                 board.waiting += 1
                 disturbed.append(backup)
@@ -228,19 +237,19 @@ async def _all(
 
     of_globals = [one for one in chosen if one.spec and one.spec.is_globals]
     for backup in of_globals:
-        await attempt(backup, alone=True)
+        await attempt(backup, tools, alone=True)
     waiting = iter([one for one in chosen if one not in of_globals])  # shared: each worker takes the next one
-    at_once = settings.max_concurrent_verifications
 
     async def work() -> None:
         for backup in waiting:
-            await attempt(backup, alone=at_once == 1 or len(chosen) == 1)
+            await attempt(backup, tools, alone=len(chosen) == 1)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(at_once):
+        for _ in range(settings.max_concurrent_verifications):
             group.create_task(work())
     for backup in disturbed:
-        await attempt(backup, alone=True)
+        async with AsyncExitStack() as stack:
+            await attempt(backup, replace(tools, server=fresh(stack).of), alone=True)
 
 
 def _result(

@@ -171,6 +171,19 @@ def test_what_is_left_behind_is_removed(tried: Verified, name: str) -> None:
     assert (tried.of(name).state, tried.of(name).error) == ("good", "")
 
 
+def test_no_dump_spoils_the_verdict_of_another(original: Original, tmp_path: Path) -> None:
+    # It is superuser there, and changes what holds for all who come after it.
+    spoils = (
+        "DO $$ BEGIN EXECUTE pg_catalog.format('ALTER ROLE %I SET role = pg_monitor', session_user); END $$;"
+    )
+    dumps = {"spoiler": ends_with(spoils)} | {f"good_{i}": ends_with("", large=False) for i in range(2)}
+    found = verified(forged(original, tmp_path, dumps), MAX_CONCURRENT_VERIFICATIONS="1")
+    again = {Path(event["path"]).name for event in found.told("verify.again")}
+    assert any("good_0" in name for name in again), "the server was spoiled"
+    states = {one.spec.dbname: one.state.value for one in found.report.results if one.spec}
+    assert states == {"spoiler": "unverified", "good_0": "good", "good_1": "good"}
+
+
 def test_all_in_all(tried: Verified) -> None:
     assert tried.code == 3
     assert len(tried.report.results) == 5 + len(ENDLESS) + len(FLOODS) + len(KILLERS) + len(LEAVERS)

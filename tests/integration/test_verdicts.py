@@ -298,7 +298,9 @@ def test_all_in_all_some_are_good(judged: Judged) -> None:
     assert judged.found.told("run.finished")[0]["good"] == 3
     for name in ("verify.finished", "verify.failed", "verify.impossible"):
         assert judged.found.told(name)
-    assert judged.found.told("verify.again") == []
+    again = {event["dbname"] for event in judged.found.told("verify.again")}
+    bad = {one.spec.dbname for one in judged.found.report.results if one.spec and one.state == "bad"}
+    assert again <= bad, "what is lacking here, another server lacks, too"
 
 
 # What the verifying machine cannot do.

@@ -147,9 +147,11 @@ async def test_what_another_may_have_caused_is_tried_once_more_alone(volume: Vol
 async def test_alone_there_is_nobody_to_blame(volume: Volume, stage: Stage) -> None:
     stage.verdicts = {"a": [(Verdict.UNVERIFIED, True)]}
     await run(volume, DatabaseSpec("h", 5432, "a"), MAX_CONCURRENT_VERIFICATIONS="4")
-    stage.verdicts = {"a": [(Verdict.UNVERIFIED, True)]}
-    await run(volume, MAX_CONCURRENT_VERIFICATIONS="1")
-    assert stage.turns.count("a") == 2
+    assert stage.turns.count("a") == 1
+    stage.verdicts = {"a": [(Verdict.UNVERIFIED, True), (Verdict.GOOD, False)]}
+    report, _ = await run(volume, MAX_CONCURRENT_VERIFICATIONS="1")
+    assert stage.turns.count("a") == 3, "one after the other, they still share a server"
+    assert states(report)["a"] is State.GOOD
 
 
 @pytest.mark.parametrize(
