@@ -24,7 +24,6 @@ PACKAGES: Mapping[str, Sequence[str]] = {
 
 SERVERS = ("vsftpd", "proftpd", "pure-ftpd")
 _APT = ("apt-get", "-qq", "-o", "APT::Sandbox::User=root")  # the user _apt may not write into a checkout
-_LISTS = Path("/var/lib/apt/lists")
 _BINS = ("usr/sbin", "usr/bin")
 
 
@@ -81,7 +80,8 @@ def _unpack(packages: Sequence[str]) -> None:
     except subprocess.CalledProcessError:
         if os.geteuid() != 0:
             raise
-        _run([*_APT, "update"])  # no lists, or old ones: the mirror may have newer versions only
+        # No lists, or old ones: the mirror may have newer versions only. Not all sources need be reachable.
+        subprocess.run([*_APT, "update"], capture_output=True, check=False)
         wanted = _with_libraries(packages)
         _download(wanted)
     for path in (CACHE / "packages").glob("*.deb"):

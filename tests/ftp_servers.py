@@ -50,6 +50,7 @@ _PROGRAMS: dict[Kind, str] = {
     "proftpd-digest": "proftpd",
     "pure-ftpd": "pure-ftpd",
 }
+_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _PURE_STATE = Path("/var/run/pure-ftpd")
 _STARTED = 20.0
 _LISTEN = "0A"
@@ -300,7 +301,11 @@ def _login_by_password_file(folder: Path) -> None:
         "session required pam_permit.so\n"
     )
     linked = subprocess.run(
-        ["ldd", f"{ftp_packages.program('vsftpd')}"], capture_output=True, text=True, check=True
+        ["ldd", f"{ftp_packages.program('vsftpd')}"],
+        env={"PATH": _PATH, "LD_LIBRARY_PATH": ftp_packages.libraries()},
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     match = re.search(r"libpam\.so\.0 => (\S+)", linked)
     assert match, linked
@@ -406,7 +411,7 @@ def _environment(site: _Site, tls: Version) -> dict[str, str]:
         f"[limits]\nMinProtocol = TLSv1.2\nMaxProtocol = TLSv{tls}\n"
     )
     path = f"{site.folder / 'lib'}:{ftp_packages.libraries()}"
-    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LD_LIBRARY_PATH": path, "OPENSSL_CONF": f"{limits}"}
+    return {"PATH": _PATH, "LD_LIBRARY_PATH": path, "OPENSSL_CONF": f"{limits}"}
 
 
 def _on_a_disk(command: Sequence[str], site: _Site, size: int) -> list[str]:

@@ -435,19 +435,21 @@ async def test_a_download_that_is_cut_is_no_end_of_the_file(server: FtpServer, f
     assert caught.value.retryable
 
 
-async def test_a_file_that_a_dead_session_holds_is_stored_under_another_name() -> None:
+async def test_a_file_that_a_dead_session_holds_is_stored_under_another_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ftp_remote, "_LOCKED", 1.0)
     with serving_a_folder("vsftpd", "lock_upload_files=YES") as server:
-        location = target(server, "db", transfer_timeout=2)
 
         def freeze() -> None:
             for pid in server.sessions():
                 os.kill(pid, signal.SIGSTOP)
 
         file = broken_off(server, "db", freeze, size=64 * MIB)
-        error = await refused(location, file)
+        error = await refused(target(server, "db", transfer_timeout=3), file)
         assert error.retryable
         assert error.part in server.files("db")
-        await put(location, file, error.part)
+        await put(target(server, "db"), file, error.part)
         assert file.offsets[-1] == 0
         assert server.files("db") == {NAME: len(file.data)}
 
