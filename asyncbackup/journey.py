@@ -22,6 +22,7 @@ from asyncbackup.model import (
     Status,
     StoredFile,
 )
+from asyncbackup.offsite import copies
 from asyncbackup.postgres import dump as dumps
 from asyncbackup.postgres import facts as facts_of
 from asyncbackup.postgres.connect import Endpoint, endpoint
@@ -307,7 +308,7 @@ async def _prune(
 
     try:
         series = await in_thread(tools.executor, inventory.series, found, spec, tools.owners)
-        journey.older = series
+        journey.older = tuple(map(copies.light, series)) if tools.offsite is not None else ()
         plan = retention.plan((backup, *series), tools.policy, tools.now())
         if tools.offsite is not None and plan.remove:
             unsaved = await tools.offsite.unsaved(spec, series, plan.remove, tools.events)

@@ -1,7 +1,7 @@
 """What lies at a secondary location, read from a listing of names and sizes: pure."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -40,11 +40,6 @@ def copies(listing: Mapping[str, int], cores: Collection[str] | None = None) -> 
     return tuple(sorted(found, key=lambda copy: (copy.stamp, copy.name), reverse=True))
 
 
-def is_stored(listing: Mapping[str, int], name: str, size: int) -> bool:
-    """Whether the backup is there whole, with its manifest."""
-    return listing.get(name) == size and name + naming.MANIFEST in listing
-
-
 def orphans(listing: Mapping[str, int], cores: Collection[str]) -> tuple[str, ...]:
     """Return the manifests with one of these cores whose data is not there: a removal that was cut short."""
     found = []
@@ -70,31 +65,36 @@ def abandoned(listing: Mapping[str, int], cores: Collection[str], now: datetime)
     return tuple(found)
 
 
-def as_backup(copy: Copy, spec: DatabaseSpec, policy: Policy) -> Backup:
-    """Return a copy whose manifest was seen to be that of `spec`, as retention looks at backups.
+_VOUCHED = Manifest(
+    host="",
+    port=0,
+    dbname="",
+    kind="",
+    run_id="",
+    started_at=datetime.fromtimestamp(0, UTC),
+    finished_at=datetime.fromtimestamp(0, UTC),
+    local_time="",
+    server_version="",
+    client_version="",
+    loads_into=0,
+    file=StoredFile(name="", bytes=0, sha256="", compressor="", level=0),
+    sql_bytes=0,
+    rows=0,
+    table_count=0,
+    encoding="",
+    outside_blake3="",
+    restricted=False,
+)
+"""Stands for any manifest that was seen to be good: retention only asks whether there is one."""
 
-    Retention only asks whose it is and whether a manifest vouches for it; the rest of it is not kept here.
-    """
-    stand_in = Manifest(
-        host=spec.host,
-        port=spec.port,
-        dbname=spec.dbname,
-        kind="",
-        run_id="",
-        started_at=copy.taken_at,
-        finished_at=copy.taken_at,
-        local_time="",
-        server_version="",
-        client_version="",
-        loads_into=0,
-        file=StoredFile(name=copy.name, bytes=copy.bytes, sha256="", compressor="", level=0),
-        sql_bytes=0,
-        rows=0,
-        table_count=0,
-        encoding="",
-        outside_blake3="",
-        restricted=False,
-    )
+
+def light(backup: Backup) -> Backup:
+    """Return a backup without what its manifest says: a thousand may wait for their turn to be copied."""
+    return replace(backup, manifest=_VOUCHED) if backup.manifest else backup
+
+
+def as_backup(copy: Copy, spec: DatabaseSpec, policy: Policy) -> Backup:
+    """Return a copy whose manifest was seen to be that of `spec`, as retention looks at backups."""
     return Backup(
         path=Path(copy.name),
         core=copy.core,
@@ -103,7 +103,7 @@ def as_backup(copy: Copy, spec: DatabaseSpec, policy: Policy) -> Backup:
         bytes=copy.bytes,
         good=True,
         spec=spec,
-        manifest=stand_in,
+        manifest=_VOUCHED,
     )
 
 
