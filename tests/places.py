@@ -1,13 +1,17 @@
 """Every kind of secondary location, each with a way to look at what really lies there."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from asyncbackup.model import Secret
+from asyncbackup.samples.ftps_server import FtpsServer, certify
 from asyncbackup.targets.folder import Folder
+from asyncbackup.targets.ftps import Ftps, Tls
 from asyncbackup.targets.target import Target
+from asyncbackup.targets.url import parse_ftp
 from tests.s3_servers import Moto
 from tests.targets import Memory
 
@@ -56,3 +60,33 @@ def in_bucket(server: Moto) -> Place:
 
     target = bucket.target(prefix, password=Secret(SECRET))
     return Place("s3", target, files, plant, (SECRET,))
+
+
+@asynccontextmanager
+async def at_ftps(folder: Path, *, implicit: bool = False) -> AsyncIterator[Place]:
+    """Run a server for the block."""
+    tls, trusted = certify(folder, "127.0.0.1")
+    home = folder / "home"
+    home.mkdir()
+    server = FtpsServer(folder=home, user="backup", password=Secret(SECRET), tls=tls, implicit=implicit)
+    async with server.serving():
+        url = parse_ftp(f"ftp{'s' * implicit}://127.0.0.1:{server.port}/some/db/")
+        target = Ftps(
+            url,
+            "backup",
+            Secret(SECRET),
+            Tls(ca_file=trusted),
+            "auto",
+            connect_timeout=10,
+            transfer_timeout=60,
+        )
+        place = home / "some" / "db"
+
+        def files() -> Mapping[str, bytes]:
+            return {found.name: found.read_bytes() for found in place.iterdir()} if place.exists() else {}
+
+        def plant(name: str, data: bytes) -> None:
+            place.mkdir(parents=True, exist_ok=True)
+            (place / name).write_bytes(data)
+
+        yield Place("ftps", target, files, plant, (SECRET,))

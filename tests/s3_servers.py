@@ -45,12 +45,13 @@ class Moto:
         client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
         return Bucket(self, name, client)
 
-    def ask_for_rights(self, after: int) -> None:
-        """Check signatures and rights from the request after so many more on; 2**62 stands for never."""
-        with contextlib.closing(
-            urllib.request.urlopen(f"{self.url}/moto-api/reset-auth", data=str(after).encode())
-        ):
-            pass
+    def ask_for_rights(self, *, asked: bool) -> None:
+        """Check signatures and rights from now on, or no more."""
+        data = b"0" if asked else b"inf"
+        request = urllib.request.Request(
+            f"{self.url}/moto-api/reset-auth", data, {"Content-Type": "text/plain"}
+        )
+        urllib.request.urlopen(request).close()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from asyncbackup.errors import TargetError
 _CODE = re.compile(r"<Code>\s*(\w+)\s*</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
 _STATUS = re.compile(r"non-2xx status code: (\d{3})([^:\n]*)")
+_NOTHING = re.compile(r"non-2xx status code: 404[^:\n]*:[ \t]*(?:\n|$)")
 # How the request went: `kind: Connect`, and what the system has said, innermost last.
 _KIND = re.compile(r"HttpError \{\s*kind: (\w+)")
 _SAID = re.compile(r'(?:message|error): "([^"\n]+)"')
@@ -59,6 +60,7 @@ _STATUS_HINTS = {
 _CERTIFICATES = (
     "check S3_ENDPOINT; SSL_CERT_FILE may name a file with the certificates that may sign the service's"
 )
+_SLOW = "check the way to the service; TRANSFER_TIMEOUT gives it more time"
 _UNREACHABLE = "check S3_ENDPOINT, and that nothing on the way keeps us out"
 
 
@@ -69,8 +71,9 @@ class _Reading(NamedTuple):
 
 
 def missing(error: Exception) -> bool:
-    """Whether the service says that there is no such file; that there is no such bucket is another thing."""
-    return isinstance(error, FileNotFoundError) and _code(str(error)) in {"", "NoSuchKey"}
+    """Whether the service says that there is no such file: in words, or by an answer that can have none."""
+    text = str(error)
+    return _code(text) == "NoSuchKey" or _NOTHING.search(text) is not None
 
 
 def denied(error: Exception) -> bool:
@@ -112,7 +115,7 @@ def _read(text: str) -> _Reading:
 
 
 def _way(text: str) -> _Reading:
-    """Say what happened to a request that has no answer."""
+    """Say what happened to a request that has no answer; from uploads, less is known of it."""
     certificate = _CERTIFICATE.search(text)
     if certificate:
         return _Reading(f"its certificate is not accepted ({certificate[1]})", _CERTIFICATES, retryable=False)
@@ -120,12 +123,13 @@ def _way(text: str) -> _Reading:
         hint = "check S3_ENDPOINT: with http:// it would be taken in clear text"
         return _Reading("it does not speak TLS", hint, retryable=False)
     kind, said = _KIND.search(text), _SAID.findall(text)
-    if "TimedOut" in text or (kind and kind[1] == "Timeout"):
-        hint = "TRANSFER_TIMEOUT and CONNECT_TIMEOUT give it more time"
-        return _Reading("it did not answer in time", hint, retryable=True)
+    if kind and kind[1] == "Timeout":
+        return _Reading("it did not answer in time", _SLOW, retryable=True)
     if kind:
         happened = "it cannot be reached" if kind[1] == "Connect" else "the connection was lost"
         return _Reading(f"{happened}: {_line(said[-1])}" if said else happened, _UNREACHABLE, retryable=True)
+    if "HTTP error" in text:
+        return _Reading("the connection was lost, or nothing came in time", _SLOW, retryable=True)
     return _Reading(_line(text.partition("\n\nDebug source")[0]), "check what is set for S3", retryable=False)
 
 

@@ -85,6 +85,8 @@ class Access:
         }
         if seconds is None:
             client["read_timeout"] = timedelta(seconds=self.transfer_timeout)
+        if self.key:
+            options["skip_signature"] = False
         return S3Store(
             self.bucket,
             config=options,
@@ -130,7 +132,8 @@ class _Bucket:
     async def put(self, upload: Upload, part: str = "") -> None:  # noqa: ARG002 - none is ever left
         size = part_size(upload.size)
         with self._told("store", upload.name):
-            store = self._access.store(self._access.transfer_timeout * size / _MIB)
+            seconds = self._access.transfer_timeout * max(1, min(size, upload.size) / _MIB)
+            store = self._access.store(seconds)
             file = obstore.open_writer_async(
                 store, self._key(upload.name), buffer_size=size, max_concurrency=_PARALLEL
             )
@@ -165,7 +168,7 @@ class _Bucket:
 
     @asynccontextmanager
     async def get(self, name: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        with self._told("read", name):
+        with self._told("read", name, may_be_missing=True):
             found = await obstore.get_async(self._access.store(None), self._key(name))
         size = found.meta["size"]
 
@@ -191,7 +194,7 @@ class _Bucket:
 
     async def size(self, name: str) -> int | None:
         try:
-            with self._told("look for", name):
+            with self._told("look for", name, may_be_missing=True):
                 return (await obstore.head_async(self._answers, self._key(name)))["size"]
         except TargetError as error:
             if error.missing:
@@ -214,7 +217,7 @@ class _Bucket:
 
     async def delete(self, name: str) -> None:
         try:
-            with self._told("delete", name):
+            with self._told("delete", name, may_be_missing=True):
                 await obstore.delete_async(self._answers, self._key(name))
         except TargetError as error:
             if not error.missing:
@@ -224,13 +227,13 @@ class _Bucket:
         return self._access.start + name
 
     @contextmanager
-    def _told(self, what: str, name: str) -> Iterator[None]:
+    def _told(self, what: str, name: str, *, may_be_missing: bool = False) -> Iterator[None]:
         """Put what obstore raises as ours."""
         where = f"{self._access.label}{name}"
         try:
             yield
         except _ERRORS as error:
-            if s3_answers.missing(error):
+            if may_be_missing and s3_answers.missing(error):
                 raise TargetError(f"{where}: there is no such file", missing=True) from error
             raise s3_answers.failure(what, where, error) from error
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.places import Place, in_bucket, in_folder, in_memory
+from tests.places import Place, at_ftps, in_bucket, in_folder, in_memory
 from tests.s3_servers import Moto, moto
 
 
@@ -15,7 +15,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
         yield server
 
 
-@pytest.fixture(params=["memory", "folder", "s3"])
+@pytest.fixture(params=["memory", "folder", "ftps", "s3"])
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     match request.param:
         case "memory":
@@ -24,5 +24,8 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             folder = tmp_path / "second volume"
             folder.mkdir()
             yield in_folder(folder)
+        case "ftps":
+            async with at_ftps(tmp_path) as at:
+                yield at
         case "s3":
             yield in_bucket(request.getfixturevalue("s3_server"))
