@@ -42,9 +42,12 @@ class FaultyServer(FtpsServer):
     locks: bool = False
     """Whether an upload to a name that is being written gets no reply."""
     silent: dict[str, asyncio.Event] = field(default_factory=dict)
-    """Commands that get no reply, and what is set when they came."""
+    """Commands that get no reply until `resumed`, and what is set when they came."""
+    resumed: asyncio.Event = field(default_factory=asyncio.Event)
     endless: str = ""
     """The command whose reply does not end."""
+    data_tls: ssl.SSLContext | None = None
+    """The TLS of data connections, where it is another one than elsewhere."""
     plain_data: bool = False
     """Whether data connections are in clear text, whatever was agreed."""
     wrong_digest: bool = False
@@ -79,7 +82,7 @@ class FaultySession(Session):
         self.server.log.append(name if name == "PASS" else f"{name} {argument}".strip())
         if name in self.server.silent:
             self.server.silent[name].set()
-            await asyncio.sleep(FOREVER)
+            await self.server.resumed.wait()
         if name == self.server.endless:
             while True:
                 await super().say(*["211-and so on"] * 100)
@@ -113,7 +116,7 @@ class FaultySession(Session):
 
     async def secure(self, data: Data, tls: ssl.SSLContext) -> None:
         if not self.server.plain_data:
-            await super().secure(data, tls)
+            await super().secure(data, self.server.data_tls or tls)
 
     async def _on_stor(self, argument: str) -> None:
         path = self.path(argument)

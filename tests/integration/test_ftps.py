@@ -390,6 +390,36 @@ async def test_it_can_be_cancelled_wherever_the_server_does_not_answer(place: Pl
     assert place.files() == {}
 
 
+async def test_who_cancels_twice_does_not_stop_the_cleaning_up(place: Place) -> None:
+    heard = place.server.silent["DELE"] = asyncio.Event()
+    reached = asyncio.Event()
+
+    async def blocks(offset: int) -> AsyncIterator[bytes]:
+        yield bytes(BLOCK)
+        reached.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(place.put(replace(upload(b""), size=MIB, blocks=blocks)))
+    for happened in (reached, heard):
+        await happened.wait()
+        task.cancel()
+    await asyncio.sleep(0)
+    place.server.resumed.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert place.files() == {}
+
+
+async def test_no_work_goes_on_after_a_refusal(place: Place) -> None:
+    place.server.deny["STOR"] = "553 Could not create file."
+    known = asyncio.all_tasks()
+    ftp = await place.target().log_in()
+    with pytest.raises(aioftp.StatusCodeError):
+        await ftp.get_stream(f"STOR {NAME}", "1xx")
+    assert len(asyncio.all_tasks() - known) == 1  # the server's
+    ftp.abort_connection()
+
+
 async def test_a_part_that_cannot_be_deleted_is_told_of(place: Place) -> None:
     place.server.cut_after = MIB
     place.server.deny["DELE"] = "450 Busy."

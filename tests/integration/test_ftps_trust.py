@@ -142,6 +142,14 @@ async def test_data_in_clear_text_is_refused(place: Place) -> None:
     assert all(b"a secret" not in content for content in place.files().values())
 
 
+async def test_data_connections_prove_who_they_lead_to(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    place.server.data_tls, _ = certify(tmp_path / "other", "127.0.0.1")
+    error = await place.refusal(upload(b"content"))
+    assert "certificate is not accepted" in error.message
+    assert not error.retryable
+
+
 async def test_a_server_of_old_versions_of_tls_is_refused(tmp_path: Path) -> None:
     authority = Authority(*certify(tmp_path, "127.0.0.1"))
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
@@ -331,13 +339,40 @@ async def test_a_name_that_is_not_there_may_be_tried_again(place: Place) -> None
     assert caught.value.retryable
 
 
-async def test_a_name_s_dead_address_does_not_keep_from_the_living_one(place: Place) -> None:
-    """`localhost` may be ::1 first, where nobody listens."""
-    place.server.log.clear()
-    target = replace(place.target(), url=parse_ftp(f"ftp://localhost:{place.server.port}/"))
-    async with target.connect() as remote:
-        await remote.put(upload(b"content"))
-    assert await fetch(target) == b"content"
+async def test_a_name_s_dead_address_does_not_keep_from_the_living_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = place.server.port
+    addresses = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in ("127.0.0.2", "127.0.0.1")
+    ]
+
+    async def found(*_: object, **__: object) -> list[Any]:
+        return addresses
+
+    with contextlib.ExitStack() as stack:
+        dead = stack.enter_context(socket.socket())
+        dead.bind(addresses[0][4])
+        dead.listen(0)
+        for _ in range(4):  # once its queue is full, the kernel does not answer any more
+            waiting = stack.enter_context(socket.socket())
+            waiting.settimeout(0)
+            waiting.connect_ex(addresses[0][4])
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
+        target = replace(place.target(), url=parse_ftp(f"ftp://localhost:{port}/"), connect_timeout=5)
+        async with target.connect() as remote:
+            assert await remote.list() == {}
+
+
+async def test_a_server_may_have_an_address_of_version_6(authority: Authority, tmp_path: Path) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    async with served(authority, tmp_path, host="::1") as place:
+        tls = Tls(ca_file=authority.file, server_name="localhost")
+        target = replace(place.target(tls=tls), url=parse_ftp(f"ftp://[::1]:{place.server.port}/"))
+        async with target.connect() as remote:
+            await remote.put(upload(b"content"))
+        assert await fetch(target) == b"content"
 
 
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -142,3 +142,44 @@ async def test_the_kernel_watches_every_connection() -> None:
         )
     assert idle + interval * count <= 120
     assert unheard == 120_000
+
+
+async def test_what_is_sent_to_nobody_is_an_error() -> None:
+    """A server that has closed its side is sent nothing more, though the kernel would still take it."""
+    here, there = socket.socketpair()
+    with there:
+        reader, writer = await asyncio.open_connection(sock=here)
+        stream = ftp.DataStream(Unheard(), reader, writer, throttles={})
+        await stream.write(b"content")
+        there.shutdown(socket.SHUT_WR)
+        assert await reader.read() == b""
+        with pytest.raises(ConnectionResetError, match="the server has closed the data connection"):
+            await stream.write(b"more")
+        stream.abort()
+
+
+class Unheard(ftp.Ftp):
+    """A client whose server says nothing about what went wrong."""
+
+    def __init__(self) -> None:
+        super().__init__(ssl_context=None, server_name="", connect_timeout=1, transfer_timeout=1)
+
+    async def reason(self, error: OSError) -> Exception:
+        return error
+
+
+async def test_what_is_buffered_at_the_end_is_given_time_to_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """asyncio throws it away half a minute after the end, which is not enough for a slow line."""
+    asked = {}
+
+    async def open_connection(**parameters: Any) -> None:
+        asked.update(parameters)
+
+    class Encrypted(Unheard):
+        tls = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="x")
+
+    monkeypatch.setattr(asyncio, "open_connection", open_connection)
+    with socket.socket() as connected:
+        await Encrypted()._open_data(connected)
+    assert asked["ssl_shutdown_timeout"] >= ftp.FINAL_REPLY
+    assert asked["ssl_handshake_timeout"] > 1  # it begins before the server has replied
