@@ -531,7 +531,7 @@ def standby(pg15: Postgres) -> Iterator[Postgres]:
     sockets = base / "s"
     sockets.mkdir(0o700)
     os.chown(sockets, owner.st_uid, owner.st_gid)
-    port = next(port for port in range(pg15.cluster.port + 1, 65536) if free(port))
+    port = free_port()
     options = {"port": port, "unix_socket_directories": sockets, "listen_addresses": "127.0.0.1", "hot_standby": "on", "wal_level": "logical", "max_wal_senders": 10, "max_prepared_transactions": 10, "max_connections": 200, "fsync": "off", "allow_in_place_tablespaces": "on"}  # fmt: skip
     command = [f"{pg15.bindir}/postgres", "-D", f"{data}"]
     command += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
@@ -548,9 +548,11 @@ def standby(pg15: Postgres) -> Iterator[Postgres]:
             shutil.rmtree(base)
 
 
-def free(port: int) -> bool:
+def free_port() -> int:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def answers(server: Postgres) -> bool:
