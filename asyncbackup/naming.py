@@ -67,7 +67,9 @@ def part_name(name: str) -> str:
     It has no leading dot, which some servers refuse, and is new each time: a server may still hold the last.
     """
     suffix = f".{secrets.token_hex(4)}{UPLOAD}"
-    return name[: _NAME_MAX - len(suffix)] + suffix
+    while len((name + suffix).encode(errors="surrogateescape")) > _NAME_MAX:
+        name = name[:-1]
+    return name + suffix
 
 
 def parse_part(name: str) -> str | None:

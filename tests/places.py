@@ -43,7 +43,7 @@ def in_folder(path: Path) -> Place:
     def plant(name: str, data: bytes) -> None:
         (path / name).write_bytes(data)
 
-    return Place("folder", Folder(path, 0o600), files, plant)
+    return Place("folder", Folder(path, 0o600, 60), files, plant)
 
 
 def in_bucket(server: Moto) -> Place:

@@ -50,7 +50,9 @@ def _ftp(settings: Settings) -> tuple[Target, ...]:
 
 
 def _folder(settings: Settings) -> tuple[Target, ...]:
-    return (Folder(settings.secondary_dir, settings.backup_file_mode),) if settings.secondary_dir else ()
+    if not settings.secondary_dir:
+        return ()
+    return (Folder(settings.secondary_dir, settings.backup_file_mode, settings.transfer_timeout),)
 
 
 def _s3(settings: Settings) -> tuple[Target, ...]:

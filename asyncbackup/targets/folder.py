@@ -70,7 +70,7 @@ class Folder:
 
     path: Path
     file_mode: int
-    transfer_timeout: float = 60.0
+    transfer_timeout: float
     """Seconds that the volume may take for each block and each answer."""
 
     @property

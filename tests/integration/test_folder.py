@@ -80,7 +80,7 @@ async def refused(target: Folder, data: bytes = DATA) -> TargetError:
 
 
 async def test_a_folder_that_is_not_there_is_never_made(tmp_path: Path) -> None:
-    error = await refused(Folder(tmp_path / "not" / "mounted", 0o600))
+    error = await refused(Folder(tmp_path / "not" / "mounted", 0o600, 60))
     assert "mount its volume" in error.hint
     assert not error.retryable
     assert names(tmp_path) == []
@@ -88,12 +88,12 @@ async def test_a_folder_that_is_not_there_is_never_made(tmp_path: Path) -> None:
 
 async def test_what_is_no_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
-    error = await refused(Folder(tmp_path / "file", 0o600))
+    error = await refused(Folder(tmp_path / "file", 0o600, 60))
     assert "must be a folder" in error.hint
 
 
 async def test_a_volume_that_is_full_keeps_what_it_had(disk: Path) -> None:
-    target = Folder(disk, 0o600)
+    target = Folder(disk, 0o600, 60)
     await store(target, NAME, DATA)
     error = await refused(target, DATA * 3)
     assert "free some space" in error.hint
@@ -106,21 +106,21 @@ async def test_a_volume_that_is_full_keeps_what_it_had(disk: Path) -> None:
 
 async def test_a_volume_without_room_for_names_is_told(disk: Path) -> None:
     remount(disk, "nr_inodes=2")
-    await store(Folder(disk, 0o600), "first", b"x")
-    assert "free some space" in (await refused(Folder(disk, 0o600))).hint
+    await store(Folder(disk, 0o600, 60), "first", b"x")
+    assert "free some space" in (await refused(Folder(disk, 0o600, 60))).hint
     assert names(disk) == ["first"]
 
 
 async def test_a_volume_that_is_read_only_is_told(disk: Path) -> None:
     remount(disk, "ro")
-    assert "read-only" in (await refused(Folder(disk, 0o600))).hint
+    assert "read-only" in (await refused(Folder(disk, 0o600, 60))).hint
     remount(disk, "rw")
 
 
 @pytest.mark.parametrize(("mode", "umask"), [(0o600, 0), (0o600, 0o077), (0o640, 0o077), (0o640, 0o022)])
 async def test_files_get_the_permissions_that_are_set(path: Path, mode: int, umask: int) -> None:
     os.umask(umask)
-    await store(Folder(path, mode), NAME, DATA)
+    await store(Folder(path, mode, 60), NAME, DATA)
     assert stat.S_IMODE((path / NAME).stat().st_mode) == mode
 
 
@@ -131,7 +131,7 @@ async def test_where_the_mount_decides_on_permissions_none_are_set(
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "fchmod", fchmod)
-    await store(Folder(path, 0o600), NAME, DATA)
+    await store(Folder(path, 0o600, 60), NAME, DATA)
     assert (path / NAME).read_bytes() == DATA
 
 
@@ -143,7 +143,7 @@ async def test_what_is_no_file_is_not_there(path: Path, tmp_path: Path) -> None:
     os.mkfifo(path / "fifo")
     (path / NAME).write_bytes(DATA)
     others = ["link", "dangling", "folder", "fifo"]
-    async with Folder(path, 0o600).connect() as remote:
+    async with Folder(path, 0o600, 60).connect() as remote:
         assert await remote.list() == {NAME: len(DATA)}
         for name in others:
             assert await remote.size(name) is None
@@ -158,7 +158,7 @@ async def test_what_is_no_file_is_not_there(path: Path, tmp_path: Path) -> None:
 async def test_a_link_is_replaced_and_not_followed(path: Path, tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(b"other")
     (path / NAME).symlink_to(tmp_path / "other")
-    await store(Folder(path, 0o600), NAME, DATA)
+    await store(Folder(path, 0o600, 60), NAME, DATA)
     assert (tmp_path / "other").read_bytes() == b"other"
     assert not (path / NAME).is_symlink()
     assert (path / NAME).read_bytes() == DATA
@@ -166,7 +166,7 @@ async def test_a_link_is_replaced_and_not_followed(path: Path, tmp_path: Path) -
 
 async def test_a_folder_in_the_files_place_is_left_alone(path: Path) -> None:
     (path / NAME).mkdir()
-    error = await refused(Folder(path, 0o600))
+    error = await refused(Folder(path, 0o600, 60))
     assert "a folder has the file's name" in error.hint
     assert names(path) == [NAME]
 
@@ -178,7 +178,7 @@ def swap(path: Path, tmp_path: Path) -> None:
 
 async def test_a_folder_that_is_swapped_for_a_link_leads_nowhere_else(path: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
-    async with Folder(path, 0o600).connect() as remote:
+    async with Folder(path, 0o600, 60).connect() as remote:
         swap(path, tmp_path)
         await remote.put(upload(NAME, DATA))
     assert names(tmp_path / "elsewhere") == []
@@ -187,7 +187,7 @@ async def test_a_folder_that_is_swapped_for_a_link_leads_nowhere_else(path: Path
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../outside", "a/b", "/etc/passwd"])
 async def test_names_lead_nowhere_else(path: Path, name: str) -> None:
-    async with Folder(path, 0o600).connect() as remote:
+    async with Folder(path, 0o600, 60).connect() as remote:
         for step in (remote.put(upload(name, DATA)), remote.size(name), remote.delete(name)):
             with pytest.raises(ValueError, match="is no name of a file"):
                 await step
@@ -199,7 +199,7 @@ async def test_names_lead_nowhere_else(path: Path, name: str) -> None:
 async def test_names_that_are_not_utf_8_are_listed(path: Path) -> None:
     name = os.fsdecode(b"latin-\xe9")
     (path / name).write_bytes(DATA)
-    async with Folder(path, 0o600).connect() as remote:
+    async with Folder(path, 0o600, 60).connect() as remote:
         assert await remote.list() == {name: len(DATA)}
         assert await remote.size(name) == len(DATA)
 
@@ -207,12 +207,12 @@ async def test_names_that_are_not_utf_8_are_listed(path: Path) -> None:
 async def test_a_large_folder_is_listed_whole(path: Path) -> None:
     for number in range(1201):
         (path / f"{number}").write_bytes(b"x" * (number % 3))
-    async with Folder(path, 0o600).connect() as remote:
+    async with Folder(path, 0o600, 60).connect() as remote:
         assert await remote.list() == {f"{number}": number % 3 for number in range(1201)}
 
 
 async def test_what_is_being_written_has_a_name_by_which_it_is_found_again(path: Path) -> None:
-    held = Held(Folder(path, 0o600))
+    held = Held(Folder(path, 0o600, 60))
     task = asyncio.create_task(store(held, NAME, DATA))
     await held.reached.wait()
     (part,) = names(path)
@@ -249,7 +249,7 @@ async def test_whatever_fails_leaves_what_was_there(
     path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
 ) -> None:
     (path / NAME).write_bytes(b"the old one")
-    async with Folder(path, 0o600).connect() as remote:
+    async with Folder(path, 0o600, 60).connect() as remote:
         calls = failing(call, code)(monkeypatch)
         with pytest.raises(TargetError) as caught:
             await remote.put(upload(NAME, DATA))
@@ -261,7 +261,7 @@ async def test_whatever_fails_leaves_what_was_there(
 
 
 async def test_a_close_that_fails_is_a_write_that_failed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with Folder(path, 0o600).connect() as remote:
+    async with Folder(path, 0o600, 60).connect() as remote:
         with monkeypatch.context() as patched:
             failing("close", errno.EDQUOT)(patched)
             with pytest.raises(TargetError, match="quota"):
@@ -282,7 +282,7 @@ async def test_all_is_synced_before_it_has_its_name(path: Path, monkeypatch: pyt
 
     for name in ("write", "fdatasync", "fsync", "close", "rename"):
         monkeypatch.setattr(os, name, watched(name, getattr(os, name)))
-    async with Folder(path, 0o600).connect() as remote:
+    async with Folder(path, 0o600, 60).connect() as remote:
         await remote.put(upload(NAME, bytes(40 * MIB)))
     assert [step for step in steps if step != "write"][:5] == [
         "fdatasync",
@@ -297,7 +297,7 @@ async def test_all_is_synced_before_it_has_its_name(path: Path, monkeypatch: pyt
 async def test_short_writes_are_gone_on_with(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:100_000]))
-    await store(Folder(path, 0o600), NAME, DATA)
+    await store(Folder(path, 0o600, 60), NAME, DATA)
     assert (path / NAME).read_bytes() == DATA
 
 
@@ -307,7 +307,7 @@ async def test_a_volume_that_loses_data_in_silence_is_found_out(
     (path / NAME).write_bytes(b"the old one")
     real = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:-1]) + 1)
-    error = await refused(Folder(path, 0o600))
+    error = await refused(Folder(path, 0o600, 60))
     assert f"and {len(DATA)} were written" in error.message
     assert "do not trust it" in error.hint
     assert there(path) == {NAME: b"the old one"}

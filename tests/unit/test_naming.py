@@ -29,6 +29,8 @@ from asyncbackup.naming import (
     long_core,
     parse_long_core,
     parse_name,
+    parse_part,
+    part_name,
     short_core,
 )
 
@@ -381,3 +383,16 @@ def test_real_file_systems_take_the_longest_names(tmp_path: Path) -> None:
             file = tmp_path / (backup_name(text, NOON + timedelta(seconds=1)) + RECORD)
             file.touch()
             assert file.name in os.listdir(tmp_path)  # noqa: PTH208 - the names as the system has them
+
+
+@pytest.mark.parametrize(
+    "name", ["n", "n" * 242, "n" * 255, "日" * 85, "a" + "日" * 84, "\udcff" * 255, "x\udcff"]
+)
+def test_real_file_systems_take_the_names_of_what_is_being_written(tmp_path: Path, name: str) -> None:
+    part = part_name(name)
+    (tmp_path / part).touch()
+    of = parse_part(part)
+    assert of is not None
+    assert name.startswith(of)
+    assert part != part_name(name)
+    assert of == name or len(os.fsencode(name)) > 241
