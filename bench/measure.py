@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,8 +73,12 @@ def run(
     log: Path,
     output: Path,
     server_pid: int = 0,
+    settled: Callable[[], object] = lambda: None,
 ) -> Run:
-    """Run a command to its end and measure it; `output` is the folder whose size is taken."""
+    """Run a command to its end and measure it; `output` is the folder whose size is taken.
+
+    `settled` waits until the server's work is in its account, where that comes after the command's end.
+    """
     os.sync()  # what the one before has left to write is not this one's burden
     with (stdin or Path(os.devnull)).open("rb") as source, log.open("wb") as sink:
         machine, server, ours = _machine_cpu(), _server_cpu(server_pid), time.process_time()
@@ -104,6 +108,7 @@ def run(
         tail = log.read_text(errors="replace")[-3000:]
         raise CommandFailedError(f"{' '.join(command)}: exit {process.returncode}\n{tail}")
     cpu = usage.ru_utime + usage.ru_stime
+    settled()
     server_cpu = _server_cpu(server_pid) - server if server_pid else None
     accounted = cpu + (server_cpu or 0) + time.process_time() - ours
     return Run(

@@ -11,6 +11,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from asyncbackup.targets import ftp, ftp_remote
 from asyncbackup.targets.ftps import Ftps, Tls
 from asyncbackup.targets.target import BLOCK, Upload
 from asyncbackup.targets.url import parse_ftp
+from bench import upload
 from tests import ftp_servers
 from tests.ftp_servers import KINDS, PASSWORD, VERSIONS, Certificate, FtpServer, Kind, Version
 
@@ -654,3 +656,18 @@ async def test_tls_after_the_greeting_where_it_is_not_expected(servers: Servers,
     implicit = replace(parse_ftp(server.url()), implicit=True)
     error = await refused(target(server, url=implicit), Local(b"content"))
     assert "ftp://" in error.hint
+
+
+# What is compared with other clients
+
+
+def test_every_client_of_the_benchmark_stores_what_it_is_timed_for(tmp_path: Path) -> None:
+    path = tmp_path / "large.sql.gz"
+    path.write_bytes(data(MIB))
+    (scratch := tmp_path / "scratch").mkdir()
+    with serving("vsftpd") as server:
+        job = upload.Job(server=server, path=path, scratch=scratch)
+        present = [who for who in upload.contenders() if Path(who.command(job)[0]).is_absolute()]
+        assert {upload.OURS, upload.DIGEST} <= {who.name for who in present}
+        upload.check(job, present)
+        assert server.files() == {path.name: MIB}
