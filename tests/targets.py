@@ -160,6 +160,17 @@ class _Through:
         await self._remote.delete(name)
 
 
+@asynccontextmanager
+async def _closing(blocks: AsyncIterator[bytes]) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Close the blocks with the block, so that the file that they come from is closed, too."""
+    try:
+        yield blocks
+    finally:
+        close = getattr(blocks, "aclose", None)
+        if close is not None:
+            await close()
+
+
 class Short(Honest):
     """Stores less than it was given, and says that all is well."""
 
@@ -173,9 +184,10 @@ class Short(Honest):
 
                 async def blocks(offset: int) -> AsyncIterator[bytes]:
                     left = upload.size - 1 - offset
-                    async for block in upload.blocks(offset):
-                        yield block[:left]
-                        left -= len(block[:left])
+                    async with _closing(upload.blocks(offset)) as source:
+                        async for block in source:
+                            yield block[:left]
+                            left -= len(block[:left])
 
                 await super().put(replace(upload, size=upload.size - 1, blocks=blocks), part)
                 return None
@@ -259,13 +271,14 @@ class Breaking(Honest):
 
         async def cut(blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             left = liar.after
-            async for block in blocks:
-                if len(block) > left:
-                    yield block[:left]
-                    raise _CutError
-                left -= len(block)
-                yield block
-            raise _CutError
+            async with _closing(blocks) as source:
+                async for block in source:
+                    if len(block) > left:
+                        yield block[:left]
+                        raise _CutError
+                    left -= len(block)
+                    yield block
+                raise _CutError
 
         class Lying(_Through):
             async def put(self, upload: Upload, part: str = "") -> None:
@@ -372,10 +385,11 @@ class Held(Honest):
         liar = self
 
         async def held(blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-            async for block in blocks:
-                yield block
-                liar.reached.set()
-                await liar.release.wait()
+            async with _closing(blocks) as source:
+                async for block in source:
+                    yield block
+                    liar.reached.set()
+                    await liar.release.wait()
 
         class Lying(_Through):
             async def put(self, upload: Upload, part: str = "") -> None:

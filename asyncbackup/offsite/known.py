@@ -14,9 +14,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from asyncbackup import volume
 from asyncbackup.model import DatabaseSpec
 
 _LARGEST = 256 << 20  # bytes; such a file is not one of ours
+_LINE = [str, int, str, int, str]
 
 
 @dataclass(slots=True)
@@ -30,7 +32,8 @@ class Known:
         """Remember these, too."""
         new = {key: spec for key, spec in found.items() if self.series.get(key) != spec}
         self.series.update(new)
-        _write(self.path, new, os.O_APPEND)
+        if new:
+            _write(self.path, new, os.O_APPEND)
 
     def keep_only(self, names: Iterable[str]) -> None:
         """Forget copies that are gone, once they are the most of what is remembered."""
@@ -44,21 +47,26 @@ class Known:
 def load(lock_folder: Path, label: str) -> Known:
     """Read what is remembered of a location; nothing, where there is no such file or it cannot be read."""
     known = Known(lock_folder / f"copies-{hashlib.sha256(label.encode()).hexdigest()[:16]}.jsonl")
+    content = b""
     with contextlib.suppress(OSError):
         if known.path.stat().st_size < _LARGEST:
-            for line in known.path.read_bytes().splitlines():
-                with contextlib.suppress(ValueError, TypeError):  # cut short by a crash
-                    name, size, host, port, dbname = json.loads(line)
-                    known.series[name, size] = DatabaseSpec(host, port, dbname)
+            content = volume.read(known.path, _LARGEST)
+    for line in content.splitlines():
+        with contextlib.suppress(ValueError, TypeError, RecursionError):  # cut short by a crash, or garbage
+            found = json.loads(line)
+            if [type(one) for one in found] == _LINE:
+                name, size, host, port, dbname = found
+                known.series[name, size] = DatabaseSpec(host, port, dbname)
     return known
 
 
 def _write(path: Path, found: Mapping[tuple[str, int], DatabaseSpec], how: int) -> None:
     """Write lines in one go, which several processes may do at once; that it cannot be done is no failure."""
     lines = [[*key, spec.host, spec.port, spec.dbname] for key, spec in found.items()]
-    content = "".join(json.dumps(line) + "\n" for line in lines).encode("ascii")
+    # What a full disk has cut short before is ended first.
+    content = ("\n" + "".join(json.dumps(line) + "\n" for line in lines)).encode("ascii")
     with contextlib.suppress(OSError):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | how
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | how
         descriptor = os.open(path, flags, 0o600)
         try:
             os.write(descriptor, content)

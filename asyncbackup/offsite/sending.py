@@ -19,8 +19,9 @@ from asyncbackup.events import Events
 from asyncbackup.model import Backup, Manifest
 from asyncbackup.offsite.location import Location
 from asyncbackup.offsite.rate import Rate
+from asyncbackup.offsite.stock import read_manifest
 from asyncbackup.stream import Progress
-from asyncbackup.targets.target import BLOCK, Upload
+from asyncbackup.targets.target import BLOCK, Remote, Upload
 from asyncbackup.threads import in_thread
 from asyncbackup.unpack import open_backup
 
@@ -41,26 +42,60 @@ class Terms:
     executor: Executor
 
 
+class TakenError(TargetError):
+    """Another series has a backup of that very name there: of the same second."""
+
+    def __init__(self, location: Location, there: Manifest) -> None:
+        super().__init__(
+            f"{location.label}: {there.file.name} is there already, and is a backup of {there.spec}",
+            hint="give each job a folder of its own there: names of some databases are the same",
+        )
+        self.there = there
+
+
+@dataclass(slots=True)
+class _Turn:
+    """A place among the uploads: kept from a backup to its manifest, given up in the pauses between tries."""
+
+    slots: asyncio.Semaphore
+    held: bool = False
+
+    async def take(self) -> None:
+        if not self.held:
+            await self.slots.acquire()
+            self.held = True
+
+    def give(self) -> None:
+        if self.held:
+            self.held = False
+            self.slots.release()
+
+
 async def send(location: Location, backup: Backup, terms: Terms, events: Events, progress: Progress) -> None:
     """Store the backup and then its manifest; raises TargetError, or what is wrong with the local file.
 
     It is read once more on the way: what is not what its manifest says is not stored.
     """
-    manifest, content = await in_thread(terms.executor, _manifest, backup.path)
-    data = Upload(
-        name=backup.path.name,
-        size=manifest.file.bytes,
-        sha256=manifest.file.sha256,
-        blocks=_reader(backup.path, manifest.file.sha256, terms, progress),
-    )
-    await _put(location, data, terms, events)
-    commit = Upload(
-        name=backup.path.name + naming.MANIFEST,
-        size=len(content),
-        sha256=hashlib.sha256(content).hexdigest(),
-        blocks=_of_bytes(content),
-    )
-    await _put(location, commit, terms, events)
+    turn = _Turn(terms.slots)
+    try:
+        await turn.take()
+        manifest, content = await in_thread(terms.executor, _manifest, backup.path)
+        data = Upload(
+            name=backup.path.name,
+            size=manifest.file.bytes,
+            sha256=manifest.file.sha256,
+            blocks=_reader(backup.path, manifest.file.sha256, terms, progress),
+        )
+        await _put(location, data, manifest, turn, terms, events)
+        commit = Upload(
+            name=backup.path.name + naming.MANIFEST,
+            size=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            blocks=_of_bytes(content),
+        )
+        await _put(location, commit, manifest, turn, terms, events)
+    finally:
+        turn.give()
 
 
 def _manifest(path: Path) -> tuple[Manifest, bytes]:
@@ -72,7 +107,9 @@ def _manifest(path: Path) -> tuple[Manifest, bytes]:
     return manifests.from_json(content, brief=True), content
 
 
-async def _put(location: Location, upload: Upload, terms: Terms, events: Events) -> None:
+async def _put(
+    location: Location, upload: Upload, of: Manifest, turn: _Turn, terms: Terms, events: Events
+) -> None:
     part, last = "", None
     try:
         async for attempt in stamina.retry_context(
@@ -84,21 +121,31 @@ async def _put(location: Location, upload: Upload, terms: Terms, events: Events)
             wait_jitter=terms.retry_delay / 4,
         ):
             with attempt:
+                await turn.take()
                 if last is not None:
                     events.warning("upload.retried", attempt=attempt.num, error=str(last), resumed=bool(part))
                 try:
-                    # Others may go on in the pauses.
-                    async with terms.slots, location.connect(again=last is not None) as remote:
+                    async with location.storing(upload.name, again=last is not None) as remote:
+                        await _untaken(location, remote, of)
                         resumed, part = part, ""
                         await remote.put(upload, resumed)
                         _compare(location, upload, await remote.size(upload.name))
                 except TargetError as error:
                     part, last = error.part or part, error
+                    turn.give()  # others may go on in the pause
                     raise
     finally:
         if part:
             await _clear(location, part)
     location.stored(upload.name, upload.size)
+
+
+async def _untaken(location: Location, remote: Remote, of: Manifest) -> None:
+    """Make sure that no other series has a backup of that name there; raises TakenError."""
+    if await remote.size(of.file.name + naming.MANIFEST) is not None:
+        there = await read_manifest(remote, of.file.name)
+        if there is not None and there.spec != of.spec:
+            raise TakenError(location, there)
 
 
 def _compare(location: Location, upload: Upload, found: int | None) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -18,6 +19,7 @@ from asyncbackup.offsite import copies as copies_of
 from asyncbackup.offsite import known, sending, stock
 from asyncbackup.offsite.location import Location
 from asyncbackup.offsite.rate import Rate
+from asyncbackup.offsite.sending import TakenError
 from asyncbackup.offsite.stock import Stock
 from asyncbackup.settings import Settings
 from asyncbackup.stream import Progress
@@ -73,8 +75,12 @@ class Offsite:
         """
         there = await in_thread(self.terms.executor, _still_there, older)
         local = there if new is None else (new, *there)
-        shipments = (self._ship(of, spec, new, local, events, progress) for of in self.stocks)
-        return tuple(await asyncio.gather(*shipments))
+        # Once cancelled, all of them have cleared up before anybody closes what they work with.
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._ship(of, spec, new, local, events, progress)) for of in self.stocks
+            ]
+        return tuple(task.result() for task in tasks)
 
     async def _ship(
         self,
@@ -88,33 +94,55 @@ class Offsite:
         clock = time.monotonic()
         events = events.bind(location=of.location.label)
         copied = Copied(location=of.location.label)
-        with _failing(spec) as failures:
-            if new is not None:
-                copied = await self._send(of, new, copied, events, progress)
-            for older in await self._missing(of, spec, local):
-                copied = await self._send(of, older, copied, events, progress)
-        for error in failures:
-            copied = replace(copied, error=str(error), hint=error.hint, category=error.category)
-        if not failures:
-            with _failing(spec) as failures:
-                copied = replace(copied, removed=await stock.prune(of, spec, local, self.now(), events))
-            for error in failures:
-                events.warning("remote.not_pruned", error=str(error), hint=error.hint)
+        failures: list[AsyncbackupError] = []
+        unlooked: list[AsyncbackupError] = []
+        missing: tuple[Backup, ...] = ()
+
+        async def store(backup: Backup) -> None:
+            nonlocal copied
+            with _failing(spec, failures):
+                copied = await self._send(of, spec, backup, copied, events, progress)
+
+        if new is not None:
+            await store(new)
+        if _answers(failures):
+            with _failing(spec, unlooked):
+                missing = await self._missing(of, spec, new, local)
+        for older in missing:
+            if _answers(failures):
+                await store(older)
+        failures += unlooked
+        if _answers(failures):
+            with _failing(spec, unlooked):
+                removed = await stock.prune(of, spec, local, self.now(), events, self.terms.slots)
+                copied = replace(copied, removed=removed)
+        for error in unlooked:
+            events.warning("remote.not_pruned", error=str(error), hint=error.hint)
+        if failures:
+            said = "; ".join(dict.fromkeys(str(error) for error in failures))
+            copied = replace(copied, error=said, hint=failures[0].hint, category=failures[0].category)
         return replace(copied, seconds=round(time.monotonic() - clock, 3))
 
-    async def _missing(self, of: Stock, spec: DatabaseSpec, local: Sequence[Backup]) -> tuple[Backup, ...]:
-        listing = await of.location.listing()
+    async def _missing(
+        self, of: Stock, spec: DatabaseSpec, new: Backup | None, local: Sequence[Backup]
+    ) -> tuple[Backup, ...]:
+        stored = await of.of(spec, local)
+        there = {one.path.name for one in stored}
         absent = [
             one
             for one in local
-            if one.proven and not one.bad and not copies_of.is_stored(listing, one.path.name, one.bytes)
+            if one is not new and one.proven and not one.bad and one.path.name not in there
         ]
-        if not absent:
-            return ()
-        return copies_of.lacking(await of.of(spec, local), absent, of.keeping, self.now())
+        return copies_of.lacking(stored, absent, of.keeping, self.now())
 
     async def _send(
-        self, of: Stock, backup: Backup, copied: Copied, events: Events, progress: Progress
+        self,
+        of: Stock,
+        spec: DatabaseSpec,
+        backup: Backup,
+        copied: Copied,
+        events: Events,
+        progress: Progress,
     ) -> Copied:
         clock = time.monotonic()
         told: dict[str, Any] = {"path": str(backup.path), "bytes": backup.bytes}
@@ -127,17 +155,25 @@ class Offsite:
             raise
         except Exception as failure:
             error = _ours(failure, backup.path)
+            if isinstance(error, TakenError):
+                await of.learn({(error.there.file.name, error.there.file.bytes): error.there.spec})
             bug = {} if error is failure else {"exc_info": failure}
             events.error(
                 "upload.failed", **told, error=str(error), category=error.category, hint=error.hint, **bug
             )
             raise
         events.emit("upload.finished", **told, seconds=round(time.monotonic() - clock, 3))
+        await of.learn({(backup.path.name, backup.bytes): spec})
         return replace(copied, stored=(*copied.stored, backup.path.name), bytes=copied.bytes + backup.bytes)
 
 
 def _still_there(backups: Sequence[Backup]) -> tuple[Backup, ...]:
-    return tuple(one for one in backups if one.path.exists())
+    return tuple(one for one in backups if os.path.exists(one.path))  # noqa: PTH110 - it never raises
+
+
+def _answers(failures: Sequence[AsyncbackupError]) -> bool:
+    """Whether it is worth going on: what is wrong with one file keeps none of the others from there."""
+    return all(isinstance(error, TakenError) or not isinstance(error, TargetError) for error in failures)
 
 
 def of_settings(
@@ -178,11 +214,10 @@ def _count(number: int) -> Policy:
 
 
 @contextlib.contextmanager
-def _failing(subject: object) -> Iterator[list[AsyncbackupError]]:
+def _failing(subject: object, failures: list[AsyncbackupError]) -> Iterator[None]:
     """Collect what stops the block, instead of passing it on."""
-    failures: list[AsyncbackupError] = []
     try:
-        yield failures
+        yield
     except Exception as failure:  # noqa: BLE001 - one location never stops another, nor the run
         failures.append(_ours(failure, subject))
 

@@ -32,6 +32,9 @@ class Stock:
     known: Known
     executor: Executor
     learning: asyncio.Lock = field(default_factory=asyncio.Lock)
+    doubtful: set[tuple[str, int]] = field(default_factory=set)
+    """Copies whose manifest cannot be relied on, each looked at once a run."""
+    tidied: bool = False
 
     @property
     def keeping(self) -> Policy:
@@ -39,24 +42,67 @@ class Stock:
         return self.policy if self.policy is not None else Policy(keep={})
 
     async def of(self, spec: DatabaseSpec, local: Collection[Backup]) -> tuple[Backup, ...]:
-        """Return the copies that are known to be those of the series; raises TargetError.
+        """Return the copies that are those of the series; raises TargetError.
 
-        `local` are backups of the series in the backup directory: a copy of the same name and length is one.
+        Their manifests tell, each read once. `local` are backups of the series in the backup directory: a
+        copy of the same name and length is one without that, unless others use such names there, too.
         """
         listing = await self.location.listing()
+        found = [copy for copy in copies_of.copies(listing, inventory.cores_of(spec)) if copy.committed]
         here = {(one.path.name, one.bytes) for one in local if one.proven}
+        await self._learn([copy for copy in found if _key(copy) not in here])
+        if any(self.known.series.get(_key(copy), spec) != spec for copy in found):
+            await self._learn(found)
+        # What is here is pruned here before it is pruned there: it must be known then without its manifest.
+        sure = {
+            _key(copy): spec
+            for copy in found
+            if _key(copy) in here and _key(copy) not in self.known.series and _key(copy) not in self.doubtful
+        }
+        if sure:
+            await self.learn(sure)
         return tuple(
             copies_of.as_backup(copy, spec, self.keeping)
-            for copy in copies_of.copies(listing, inventory.cores_of(spec))
-            if copy.committed
-            and ((copy.name, copy.bytes) in here or self.known.series.get((copy.name, copy.bytes)) == spec)
+            for copy in found
+            if self.known.series.get(_key(copy)) == spec
         )
 
-    async def learn(self, found: Mapping[Copy, DatabaseSpec]) -> None:
-        """Remember whose these are."""
+    async def learn(self, found: Mapping[tuple[str, int], DatabaseSpec]) -> None:
+        """Remember whose the copies of these names and lengths are."""
         async with self.learning:
-            keys = {(copy.name, copy.bytes): spec for copy, spec in found.items()}
-            await in_thread(self.executor, self.known.learn, keys)
+            await in_thread(self.executor, self.known.learn, found)
+
+    async def _learn(self, copies: Collection[Copy]) -> None:
+        """Read the manifests of those that nobody has read yet, over one connection for all tasks."""
+        if not self._unknown(copies):
+            return
+        async with self.learning, contextlib.AsyncExitStack() as stack:
+            unknown = self._unknown(copies)
+            if not unknown:
+                return
+            if not self.tidied:
+                self.tidied = True
+                await in_thread(self.executor, self.known.keep_only, tuple(await self.location.listing()))
+            found = {}
+            remote = await stack.enter_async_context(self.location.connect())
+            try:
+                for copy in unknown:
+                    manifest = await read_manifest(remote, copy.name)
+                    if manifest is not None and manifest.file.bytes == copy.bytes:
+                        found[_key(copy)] = manifest.spec
+                    else:
+                        self.doubtful.add(_key(copy))
+            finally:
+                await in_thread(self.executor, self.known.learn, found)
+
+    def _unknown(self, copies: Collection[Copy]) -> list[Copy]:
+        return [
+            copy for copy in copies if _key(copy) not in self.known.series and _key(copy) not in self.doubtful
+        ]
+
+
+def _key(copy: Copy) -> tuple[str, int]:
+    return copy.name, copy.bytes
 
 
 async def read_manifest(remote: Remote, name: str, *, brief: bool = True) -> Manifest | None:
@@ -80,7 +126,12 @@ async def read_manifest(remote: Remote, name: str, *, brief: bool = True) -> Man
 
 
 async def prune(
-    stock: Stock, spec: DatabaseSpec, local: Collection[Backup], now: datetime, events: Events
+    stock: Stock,
+    spec: DatabaseSpec,
+    local: Collection[Backup],
+    now: datetime,
+    events: Events,
+    slots: asyncio.Semaphore,
 ) -> tuple[str, ...]:
     """Delete what the location's retention does not keep of the series; raises TargetError.
 
@@ -90,15 +141,14 @@ async def prune(
     if stock.policy is None:
         return ()
     cores = inventory.cores_of(spec)
-    listing = await stock.location.listing()
-    await _learn_unknown(stock, spec, local, listing, cores)
     plan = retention.plan(await stock.of(spec, local), stock.policy, now)
+    listing = dict(await stock.location.listing())
     orphans = copies_of.orphans(listing, cores)
     abandoned = copies_of.abandoned(listing, cores, now)
     if not (plan.remove or orphans or abandoned):
         return ()
     removed = []
-    async with stock.location.connect() as remote:
+    async with slots, stock.location.connect() as remote:
         for backup in reversed(plan.remove):
             name = backup.path.name
             manifest = await read_manifest(remote, name)
@@ -109,41 +159,13 @@ async def prune(
                 events.emit("remote.pruned", location=stock.location.label, file=name)
                 removed.append(name)
         waste = [name for name in orphans if await _is_orphan(remote, name, spec)]
-        for name in (*waste, *abandoned):
+        # One that grows is being written: somebody stores an old backup only now.
+        waste += [name for name in abandoned if await remote.size(name) == listing[name]]
+        for name in waste:
             await remote.delete(name)
             stock.location.deleted(name)
             events.emit("remote.pruned", location=stock.location.label, file=name)
     return tuple(removed)
-
-
-async def _learn_unknown(
-    stock: Stock,
-    spec: DatabaseSpec,
-    local: Collection[Backup],
-    listing: Mapping[str, int],
-    cores: Collection[str],
-) -> None:
-    """Find out whose copies are that may be the series's, and of which nobody knows it yet."""
-    here = {(one.path.name, one.bytes) for one in local if one.proven}
-    unknown = [
-        copy
-        for copy in copies_of.copies(listing, cores)
-        if copy.committed
-        and (copy.name, copy.bytes) not in here
-        and (copy.name, copy.bytes) not in stock.known.series
-    ]
-    found: dict[Copy, DatabaseSpec] = {}
-    if unknown:
-        async with contextlib.AsyncExitStack() as stack:
-            remote = await stack.enter_async_context(stock.location.connect())
-            for copy in unknown:
-                manifest = await read_manifest(remote, copy.name)
-                if manifest is not None and manifest.file.bytes == copy.bytes:
-                    found[copy] = manifest.spec
-    # What is here is pruned here before it is pruned there: it must be known then without its manifest.
-    by_name = {copy.name: copy for copy in copies_of.copies(listing, cores)}
-    found |= {by_name[name]: spec for name, _ in here if name in by_name}
-    await stock.learn(found)
 
 
 async def _is_orphan(remote: Remote, name: str, spec: DatabaseSpec) -> bool:

@@ -22,7 +22,7 @@ RANKS: dict[str, float] = {
     "postgres.handover": 4, "postgres.retelling": 4, "postgres.sections": 4, "postgres.builds": 4.1,
     "postgres.facts": 4.3, "postgres.dump": 4.3, "postgres.globals": 4.6, "postgres.load": 4.4, "postgres.readback": 4.4, "postgres.large_objects": 4.3, "postgres.indexes": 4.4, "postgres.scratch": 4.5, "postgres.lanes": 4.5, "postgres.parallel": 4.6, "postgres.properties": 4.3, "postgres.swap": 4.4, "postgres.target": 4.5,
     "targets.target": 4, "targets.ftp_control": 4.05, "targets.ftp_listing": 4.1, "targets.ftp": 4.1, "targets.ftp_failures": 4.11, "targets.ftp_remote": 4.12, "targets.s3_answers": 4.1, "targets.*": 4.2, "targets.s3": 4.3, "targets.configured": 4.5, "notifiers.*": 4,
-    "offsite.rate": 5, "offsite.location": 5, "offsite.copies": 5, "offsite.known": 5, "offsite.sending": 5.1, "offsite.stock": 5.1, "offsite.shipping": 5.2, "offsite.fetching": 5.2, "offsite.checking": 5.2,
+    "offsite.rate": 5, "offsite.location": 5, "offsite.copies": 5, "offsite.known": 5, "offsite.stock": 5.1, "offsite.sending": 5.15, "offsite.shipping": 5.2, "offsite.fetching": 5.2, "offsite.checking": 5.2,
     "prune": 5, "survey": 5, "tools": 5.3, "space": 5.4, "outcomes": 5.4, "tries": 5.4, "journey": 6, "backup": 6.1,
     "proof.check": 5, "proof.reading": 5, "proof.allowance": 5, "proof.servers": 5, "proof.candidates": 5, "proof.trial": 6, "proof.verify": 6.1,
     "restoring.selection": 5, "restoring.roles": 5.1, "restoring.restoration": 6, "restoring.preflight": 6.1, "restoring.halfmade": 6.1, "restoring.restore": 6.2,
