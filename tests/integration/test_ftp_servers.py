@@ -665,7 +665,7 @@ def test_every_client_of_the_benchmark_stores_what_it_is_timed_for(tmp_path: Pat
     path = tmp_path / "large.sql.gz"
     path.write_bytes(data(MIB))
     (scratch := tmp_path / "scratch").mkdir()
-    with serving("vsftpd") as server:
+    with serving("vsftpd", tls="1.2") as server:  # by TLS 1.3, curl 7.88 loses small files
         job = upload.Job(server=server, path=path, scratch=scratch)
         present = [who for who in upload.contenders() if Path(who.command(job)[0]).is_absolute()]
         assert {upload.OURS, upload.DIGEST} <= {who.name for who in present}
