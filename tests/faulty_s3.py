@@ -53,6 +53,7 @@ class FaultyS3:
     seen: list[web.BaseRequest] = field(default_factory=list)
     tls: ssl.SSLContext | None = None
     url: str = ""
+    _busy: set[asyncio.Future[web.StreamResponse]] = field(default_factory=set)
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator["FaultyS3"]:
@@ -66,7 +67,18 @@ class FaultyS3:
         finally:
             await server.cleanup()
 
+    async def settled(self) -> None:
+        """Wait for the end of what was asked, whether or not anybody still waits for the answer."""
+        while self._busy:
+            await asyncio.wait(self._busy)
+
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        task = asyncio.ensure_future(self._serve(request))
+        self._busy.add(task)
+        task.add_done_callback(self._busy.discard)
+        return await asyncio.shield(task)
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         asked, key = _asked(request), request.path.partition("/")[2].partition("/")[2]
         body = await request.content.read()  # of any length
         self.log.append(asked)

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asyncbackup.errors import Exit, TargetError
+from asyncbackup.naming import parse_part
 from asyncbackup.targets.target import BLOCK, Upload
 from tests.places import Place
 from tests.targets import Held, fetch, store, upload
@@ -85,6 +86,8 @@ async def test_readers_see_the_old_file_or_the_new_one_whole(place: Place) -> No
     assert await fetch(place.target, NAME) == old
     async with place.target.connect() as remote:
         assert await remote.size(NAME) == len(old)
+        others = (await remote.list()).keys() - {NAME}
+        assert [parse_part(other) for other in others] == [NAME] * len(others), "nobody could tell what it is"
     held.release.set()
     await task
     assert await fetch(place.target, NAME) == new
