@@ -1,7 +1,7 @@
 """Store one file by FTPS, as asyncbackup stores a backup elsewhere: for upload.py to time.
 
-Arguments: file, the authority's certificate, a file for the result, and `digest` if what is read is to be
-hashed on the way, as `asyncbackup upload` does. The URL with user and password comes from FTP_URL.
+Arguments: file, the authority's certificate, a file for the result, and `digest` if the file is to be read and
+hashed in a thread, as `asyncbackup upload` does. The URL with user and password comes from FTP_URL.
 """
 
 import asyncio
@@ -27,7 +27,6 @@ _READ = 4 * BLOCK
 
 async def main() -> None:
     path, ca_file, result = (Path(argument) for argument in sys.argv[1:4])
-    digest = hashlib.sha256() if sys.argv[4:] == ["digest"] else None
     defaults = configuration.load({})
     url = parse_ftp(os.environ["FTP_URL"])
     target = Ftps(
@@ -40,26 +39,28 @@ async def main() -> None:
         transfer_timeout=defaults.transfer_timeout,
     )
 
-    def read(source: int) -> bytes:
-        content = os.read(source, _READ)
-        if digest:
-            digest.update(content)
-        return content
-
-    with ThreadPoolExecutor(1) as executor:
+    with ThreadPoolExecutor(1) as executor, path.open("rb", buffering=0) as source:
 
         async def blocks(offset: int) -> AsyncIterator[bytes]:
-            source = os.open(path, os.O_RDONLY)
-            try:
-                os.lseek(source, offset, os.SEEK_SET)
-                while content := await in_thread(executor, read, source):
-                    for at in range(0, len(content), BLOCK):
-                        yield content[at : at + BLOCK]
-            finally:
-                os.close(source)
+            source.seek(offset)
+            while block := source.read(BLOCK):
+                yield block
+
+        def read(digest: "hashlib._Hash") -> bytes:
+            content = source.read(_READ)
+            digest.update(content)
+            return content
+
+        async def hashed(offset: int) -> AsyncIterator[bytes]:
+            source.seek(offset)
+            digest = hashlib.sha256()
+            while content := await in_thread(executor, read, digest):
+                for at in range(0, len(content), BLOCK):
+                    yield content[at : at + BLOCK]
 
         # The servers of the benchmark offer no hashes, so that this one is not compared with anything.
-        upload = Upload(name=path.name, size=path.stat().st_size, sha256="0" * 64, blocks=blocks)
+        content = hashed if sys.argv[4:] == ["digest"] else blocks
+        upload = Upload(name=path.name, size=path.stat().st_size, sha256="0" * 64, blocks=content)
         start, cpu = time.monotonic(), time.process_time()
         async with target.connect() as remote:
             await remote.put(upload)
