@@ -1,7 +1,7 @@
 """Store one file by FTPS, as asyncbackup stores a backup elsewhere: for upload.py to time.
 
-Arguments: file, the authority's certificate, a file for the result, and `digest` if the file is to be read and
-hashed in a thread, as `asyncbackup upload` does. The URL with user and password comes from FTP_URL.
+Arguments: file, the authority's certificate, a file for the result, and `digest` if the file is to be read
+and hashed in a thread, as `asyncbackup upload` does. The URL with user and password comes from FTP_URL.
 """
 
 import asyncio

@@ -99,7 +99,7 @@ def contenders() -> list[Contender]:
         ),
         Contender(
             name=DIGEST,
-            what="the same, and the file is read and hashed (SHA-256) in a thread, as a run of asyncbackup does",
+            what="the same, and the file is read and hashed (SHA-256) in a thread, as in a run",
             command=lambda job: [*_ours(job), "digest"],
             environment=lambda job: {"FTP_URL": job.login},
         ),
