@@ -87,7 +87,7 @@ class Folder:
             await hand.do("open the folder", self.path, place.open, self.path)
             yield _Connection(self, hand, place)
         finally:
-            hand.later(place.close)
+            await hand.clear(self.path, place.close)
             hand.later(None)
 
 
@@ -141,12 +141,12 @@ class _Hand:
             raise failure(what, path, error) from error
 
     async def clear(self, path: Path, function: Callable[[], None]) -> None:
-        """Have something removed after a failure, which is the one to tell of; a sweep finds what stays."""
+        """Have something closed or removed; a failure there tells nothing new, and a sweep finds what stays."""
         if self._stuck:
             self.later(function)
         else:
             with contextlib.suppress(TargetError):
-                await self.do("remove", path, function)
+                await self.do("clear up", path, function)
 
 
 class _Place:
@@ -302,7 +302,7 @@ class _Connection:
             async with aclosing(blocks()) as found:
                 yield found
         finally:
-            self._hand.later(file.close)
+            await self._hand.clear(path, file.close)
 
     async def size(self, name: str) -> int | None:
         return await self._hand.do("look for", self._path(name), self._place.size, name)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asyncbackup.errors import Exit, TargetError
+from asyncbackup.errors import TargetError
 from asyncbackup.naming import parse_part
 from asyncbackup.targets.target import BLOCK, Upload
 from tests.places import Place
@@ -207,6 +207,23 @@ async def test_a_file_that_is_not_as_long_as_announced_is_not_stored(
     assert place.files() == {NAME: b"the old one"}
 
 
+async def test_what_is_read_from_is_closed_at_once(place: Place) -> None:
+    closed = False
+
+    async def blocks(offset: int) -> AsyncIterator[bytes]:
+        nonlocal closed
+        try:
+            yield b"more than"
+            yield b"was announced"
+        finally:
+            closed = True
+
+    async with place.target.connect() as remote:
+        with pytest.raises(TargetError):
+            await remote.put(Upload(name=NAME, size=10, sha256="0" * 64, blocks=blocks))
+        assert closed
+
+
 async def test_several_uploads_at_once_do_not_mix(place: Place) -> None:
     files = {f"{NAME}.{number}": data(MIB + number) for number in range(6)}
     async with asyncio.TaskGroup() as group:
@@ -311,7 +328,6 @@ async def test_errors_are_those_of_a_location(place: Place) -> None:
     async with place.target.connect() as remote:
         with pytest.raises(TargetError) as caught:
             await remote.put(upload(NAME, b"four", size=5))
-    assert caught.value.exit_code is Exit.PARTIAL
     assert caught.value.category == "target"
     assert caught.value.hint
     assert not caught.value.part

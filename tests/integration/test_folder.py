@@ -71,6 +71,18 @@ def nothing_stays_open() -> Iterator[None]:
     assert descriptors() == before
 
 
+def exchange(disk: Path) -> None:
+    subprocess.run(["umount", f"{disk}"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", f"{disk}"], check=True)
+
+
+async def test_a_volume_may_be_unmounted_as_soon_as_we_are_done(disk: Path) -> None:
+    for _ in range(20):
+        await store(Folder(disk, 0o600, 60), NAME, DATA)
+        assert await fetch(Folder(disk, 0o600, 60), NAME) == DATA
+        exchange(disk)
+
+
 async def refused(target: Folder, data: bytes = DATA) -> TargetError:
     """Return why it cannot be stored there."""
     with pytest.raises(TargetError) as caught:
