@@ -141,7 +141,7 @@ class _Hand:
             raise failure(what, path, error) from error
 
     async def clear(self, path: Path, function: Callable[[], None]) -> None:
-        """Have something closed or removed; a failure there tells nothing new, and a sweep finds what stays."""
+        """Have something closed or removed; if that fails, it tells nothing new, and a sweep finds it."""
         if self._stuck:
             self.later(function)
         else:
