@@ -84,8 +84,10 @@ class FaultySession(Session):
             self.server.silent[name].set()
             await self.server.resumed.wait()
         if name == self.server.endless:
-            while True:
+            while not self.writer.is_closing():  # asyncio drops what is written then, without an error
                 await super().say(*["211-and so on"] * 100)
+                await asyncio.sleep(0)
+            return
         if name in self.server.deny:
             await self.say(*self.server.deny[name].split("\n"))
         else:
