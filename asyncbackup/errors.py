@@ -198,7 +198,6 @@ class TargetError(AsyncbackupError):
     `missing` says that there is no file of that name; `part` is what a failed upload has left to go on from.
     """
 
-    exit_code = Exit.PARTIAL
     category = "target"
 
     def __init__(

@@ -13,7 +13,7 @@ from asyncbackup import naming
 from asyncbackup.cli import elsewhere, logs, render, text
 from asyncbackup.cli import session as session_of
 from asyncbackup.cli.session import Session
-from asyncbackup.errors import AsyncbackupError, Exit, NoBackupError
+from asyncbackup.errors import AsyncbackupError, Exit, LockedError, NoBackupError, TargetError
 from asyncbackup.events import Events
 from asyncbackup.model import Backup, DatabaseSpec, Tier
 from asyncbackup.offsite import copies as copies_of
@@ -38,9 +38,8 @@ def run(
     there = elsewhere.locations(session)
 
     async def work(told: Events, executor: ThreadPoolExecutor) -> tuple[list[Path], list[AsyncbackupError]]:
-        wanted = specs or await everything(session, there)
-        if not wanted:
-            raise NoBackupError("there are no backups at the secondary locations", hint="look: list --remote")
+        unread: set[str] = set()
+        wanted = specs or await everything(session, there, told, unread)
         where = elsewhere.place(session, executor, to)
         slots = asyncio.Semaphore(session.settings.max_concurrent_uploads)
         errors: list[AsyncbackupError] = []
@@ -50,15 +49,18 @@ def run(
             bound = told.bind(host=spec.host, port=spec.port, dbname=spec.dbname or "@globals")
             async with slots:
                 try:
-                    found = await fetching.find(there, spec, whose, datetime.now(UTC), pattern)
+                    now = datetime.now(UTC)
+                    found = await fetching.find(there, spec, whose, now, pattern, bound, unread)
                     return await bring(session, found, where, bound)
                 except AsyncbackupError as error:
                     bound.error("fetch.failed", error=str(error), category=error.category, hint=error.hint)
                     errors.append(error)
                     return None
 
-        paths = await asyncio.gather(*map(one, wanted))
-        return [path for path in paths if path is not None], errors
+        # Once cancelled, all of them have cleared up before anybody closes what they work with.
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(spec)) for spec in wanted]
+        return [path for task in tasks if (path := task.result()) is not None], errors
 
     result = elsewhere.run(session, work)
     if isinstance(result, Exit):
@@ -73,31 +75,51 @@ def run(
         session_of.show("\n".join(text.plain(str(path)) for path in paths))
     for error in errors:
         session_of.fail(error)
-    return Exit.OK if not errors else Exit.PARTIAL if paths else Exit.FAILED
+    if not errors or paths:
+        return Exit.PARTIAL if errors else Exit.OK
+    return Exit.LOCKED if all(isinstance(error, LockedError) for error in errors) else Exit.FAILED
 
 
-async def everything(session: Session, there: Sequence[Location]) -> tuple[DatabaseSpec, ...]:
+async def everything(
+    session: Session, there: Sequence[Location], told: Events, unread: set[str]
+) -> tuple[DatabaseSpec, ...]:
     """Return the configured databases, and every other series that has a copy at one of the locations.
 
-    Where the name does not tell whose a copy is, the newest manifest of that name does.
+    Where the name does not tell whose a copy is, the newest manifest of that name does. Raises TargetError
+    where no location can be asked, NoBackupError where there is nothing.
     """
     found = dict.fromkeys(session.required())
     whose = elsewhere.owners(session, ())
+    errors: list[TargetError] = []
     for location in there:
-        doubtful: dict[str, Copy] = {}
-        for copy in copies_of.copies(await location.listing()):
-            specs = whose.of(copy.core)
-            if len(specs) == 1:
-                found[specs[0]] = None
-            elif copy.committed:
-                doubtful.setdefault(copy.core, copy)
-        if doubtful:
-            async with location.connect() as remote:
-                for copy in doubtful.values():
-                    manifest = await read_manifest(remote, copy.name)
-                    if manifest is not None:
-                        found[manifest.spec] = None
+        try:
+            found |= dict.fromkeys(await _series(location, whose))
+        except TargetError as error:
+            errors.append(error)
+            fetching.tell_unread(location, error, told, unread)
+    if len(errors) == len(there):
+        raise errors[0]
+    if not found:
+        raise NoBackupError("there are no backups at the secondary locations", hint="look: list --remote")
     return tuple(found)
+
+
+async def _series(location: Location, whose: naming.Owners) -> list[DatabaseSpec]:
+    found: list[DatabaseSpec] = []
+    doubtful: dict[str, Copy] = {}
+    for copy in copies_of.copies(await location.listing()):
+        specs = whose.of(copy.core)
+        if len(specs) == 1:
+            found.append(specs[0])
+        elif copy.committed:
+            doubtful.setdefault(copy.core, copy)
+    if doubtful:
+        async with location.connect() as remote:
+            for copy in doubtful.values():
+                manifest = await read_manifest(remote, copy.name)
+                if manifest is not None:
+                    found.append(manifest.spec)
+    return found
 
 
 async def bring(session: Session, found: Found, where: fetching.Place, told: Events) -> Path:
@@ -123,8 +145,8 @@ def at_hand(session: Session, spec: DatabaseSpec, pattern: str, *, fresh: bool) 
 
     async def work(told: Events, executor: ThreadPoolExecutor) -> Path:
         whose = elsewhere.owners(session, (spec,))
-        found = await fetching.find(there, spec, whose, datetime.now(UTC), pattern)
         bound = told.bind(host=spec.host, port=spec.port, dbname=spec.dbname or "@globals")
+        found = await fetching.find(there, spec, whose, datetime.now(UTC), pattern, bound, set())
         return await bring(session, found, elsewhere.place(session, executor), bound)
 
     path = elsewhere.run(session, work)
@@ -156,28 +178,35 @@ async def copies_at_hand(
     values = session.settings
     async with AsyncExitStack() as stack:
         executor = stack.enter_context(ThreadPoolExecutor(elsewhere.THREADS, "file"))
-        wanted = await _wanted(session, specs, pattern, there, now, fresh=fresh)
+        unread: set[str] = set()
+        wanted = await _wanted(session, specs, pattern, there, told, unread, fresh=fresh)
         if not wanted:
             yield None
             return
         root = values.verify_dir or Path(tempfile.gettempdir())
         await in_thread(executor, folders.sweep, root)
         folder = await stack.enter_async_context(folders.folder(root, None))
-        where = elsewhere.place(session, executor, folder.path / "fetched")
-        found: dict[Path, Found] = {}
-        for spec in wanted:
+        whose = elsewhere.owners(session, specs)
+        found: dict[Path, tuple[Found, fetching.Place]] = {}
+        for number, spec in enumerate(wanted):
+            # Names of several databases may be the same.
+            where = elsewhere.place(session, executor, folder.path / f"fetched-{number}")
             try:
-                one = await fetching.find(there, spec, elsewhere.owners(session, specs), now, pattern)
+                one = await fetching.find(there, spec, whose, now, pattern, told, unread)
             except NoBackupError:
                 continue  # it stays missing
-            found[where.path(one.copy)] = one
+            except TargetError:
+                if fresh:
+                    raise
+                continue  # it was told of; what is here is verified all the same
+            found[where.path(one.copy)] = one, where
 
         @asynccontextmanager
         async def at_hand(backup: Backup) -> AsyncIterator[None]:
             if backup.path not in found:
                 yield
                 return
-            one = found[backup.path]
+            one, where = found[backup.path]
             bound = told.bind(host=one.spec.host, port=one.spec.port, dbname=one.spec.dbname or "@globals")
             await bring(session, one, where, bound)
             try:
@@ -187,7 +216,7 @@ async def copies_at_hand(
                     path.unlink(missing_ok=True)
 
         yield Elsewhere(
-            backups=tuple(_backup(one, path) for path, one in found.items()), at_hand=at_hand, only=fresh
+            backups=tuple(_backup(one, path) for path, (one, _) in found.items()), at_hand=at_hand, only=fresh
         )
 
 
@@ -196,22 +225,28 @@ async def _wanted(
     specs: tuple[DatabaseSpec, ...],
     pattern: str,
     there: Sequence[Location],
-    now: datetime,
+    told: Events,
+    unread: set[str],
     *,
     fresh: bool,
 ) -> tuple[DatabaseSpec, ...]:
     if fresh:
-        return specs or await everything(session, there)
+        return specs or await everything(session, there, told, unread)
     chosen, missing = candidates.choose(
         session.settings,
         session.conf,
         only=specs,
         required=specs or session.required(),
         pattern=pattern,
-        now=now,
+        now=datetime.now(UTC),
     )
+    if chosen or specs:
+        return missing
     # With nothing here at all, the volume is gone: what a wildcard stood for, the locations still know.
-    return missing if chosen or specs else await everything(session, there)
+    try:
+        return await everything(session, there, told, unread)
+    except (NoBackupError, TargetError):
+        return missing
 
 
 def _backup(found: Found, path: Path) -> Backup:

@@ -303,7 +303,7 @@ def _sentence(event: Event) -> str:
         case "backup.retried" | "upload.retried" | "fetch.retried":
             return f"{_where(event)}: attempt {fields['attempt']}, since {fields['error']}"
         case "remote.unread":
-            return f"{fields['location']}: nothing is pruned here that may not be there: {fields['error']}"
+            return f"{fields['location']}: what lies there is not known: {fields['error']}"
         case "remote.not_pruned":
             return f"{fields['location']}: older copies were not looked after: {fields['error']}"
         case "backup.quiet":

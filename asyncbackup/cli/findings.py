@@ -113,7 +113,7 @@ def report_text(results: Sequence[Result], root: Path, seconds: float) -> str:
 
 def _file(result: Result, root: Path) -> str:
     if result.path is None:
-        return text.database(result.spec) if result.spec else ""
+        return text.database(result.spec) if result.spec else result.location
     if result.location:
         return f"{result.path} at {result.location}"
     return str(result.path.relative_to(root)) if result.path.is_relative_to(root) else str(result.path)

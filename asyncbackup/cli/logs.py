@@ -277,7 +277,8 @@ def masked_report(report: Report, mask: Callable[[Any], Any]) -> Report:
 
     def masked(one: Outcome) -> Outcome:
         warnings = tuple(map(mask, one.warnings))
-        return replace(one, error=mask(one.error), hint=mask(one.hint), warnings=warnings)
+        copies = tuple(replace(c, error=mask(c.error), hint=mask(c.hint)) for c in one.copies)
+        return replace(one, error=mask(one.error), hint=mask(one.hint), warnings=warnings, copies=copies)
 
     return replace(
         report,

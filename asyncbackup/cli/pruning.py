@@ -76,7 +76,12 @@ def run(
         spec: retention.plan([b for b in found if b.spec == spec], policy(session), now)
         for spec in sorted(series)
     }
-    unsaved = _unsaved(session, plans)
+    if pattern:
+        unsaved = _unsaved(
+            session, plans, {spec: _chosen(plan, pattern, now) for spec, plan in plans.items()}
+        )
+    else:
+        unsaved = _unsaved(session, plans, plans)
     if isinstance(unsaved, Exit):
         return unsaved
     if pattern:
@@ -121,9 +126,11 @@ def run(
     return done.exit_code()
 
 
-def _unsaved(session: Session, plans: Mapping[DatabaseSpec, Plan]) -> frozenset[Path] | Exit:
-    """Return what would be removed, and is at no secondary location yet where it belongs."""
-    if not targets(session.settings) or not any(plan.remove for plan in plans.values()):
+def _unsaved(
+    session: Session, plans: Mapping[DatabaseSpec, Plan], chosen: Mapping[DatabaseSpec, Plan]
+) -> frozenset[Path] | Exit:
+    """Return what would be removed of these, and is at no secondary location yet where it belongs."""
+    if not targets(session.settings) or not any(plan.remove for plan in chosen.values()):
         return frozenset()
 
     async def ask_there() -> frozenset[Path]:
@@ -136,7 +143,7 @@ def _unsaved(session: Session, plans: Mapping[DatabaseSpec, Plan]) -> frozenset[
             found: set[Path] = set()
             for spec, plan in plans.items():
                 local = [decision.backup for decision in plan.decisions]
-                found |= await offsite.unsaved(spec, local, plan.remove, Events(_warn(session)))
+                found |= await offsite.unsaved(spec, local, chosen[spec].remove, Events(_warn(session)))
             return frozenset(found)
 
     return run_async(ask_there())

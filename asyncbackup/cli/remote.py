@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncbackup import inventory, locks
-from asyncbackup.cli import elsewhere, findings, render, text
+from asyncbackup.cli import elsewhere, findings, logs, render, text
 from asyncbackup.cli import session as session_of
 from asyncbackup.cli.findings import Result
 from asyncbackup.cli.session import Session
@@ -167,6 +167,7 @@ async def _check_all(
 ) -> list[Result]:
     slots = asyncio.Semaphore(_AT_ONCE)
     whose = elsewhere.owners(session, specs)
+    mask = logs.masker(session.secrets())
     cores = {core for spec in specs for core in inventory.cores_of(spec)} or None
 
     async def one(location: Location, copy: Copy) -> Result | None:
@@ -177,7 +178,7 @@ async def _check_all(
                 checked = await checking.check(location, copy, executor, Progress())
             except AsyncbackupError as error:
                 checked = None
-                problems = (f"{copy.name}: could not be checked: {error.message}",)
+                problems = (f"{copy.name}: could not be checked: {mask(error.message)}",)
         by_name = whose.of(copy.core)
         manifest = checked.manifest if checked else None
         spec = manifest.spec if manifest else by_name[0] if len(by_name) == 1 else None
@@ -208,14 +209,28 @@ async def _check_all(
 
     results: list[Result] = []
     for location in elsewhere.locations(session):
-        found = copies_of.copies(await location.listing(), cores)
-        checked = await asyncio.gather(*(one(location, copy) for copy in found if pattern in copy.name))
+        try:
+            listing = await location.listing()
+        except TargetError as error:
+            said = f"{location.label}: nothing there could be checked: {mask(error.message)}"
+            told.error("remote.check_failed", location=location.label, category="target", problems=[said])
+            results.append(_unlisted(location, said))
+            continue
+        found = [copy for copy in copies_of.copies(listing, cores) if pattern in copy.name]
+        # Once cancelled, all of them have ended before anybody closes what they work with.
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(location, copy)) for copy in found]
+        checked = [task.result() for task in tasks]
         here = sorted(filter(None, checked), key=lambda one: str(one.spec or one.path))
         required = specs or (() if pattern else session.required())
         has = {one.spec for one in here}
         results += here
         results += [_missing(spec, location) for spec in required if spec not in has]
     return results
+
+
+def _unlisted(location: Location, said: str) -> Result:
+    return Result(path=None, location=location.label, spec=None, state=State.BAD, problems=(said,))
 
 
 def _missing(spec: DatabaseSpec, location: Location) -> Result:

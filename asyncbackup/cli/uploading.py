@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from asyncbackup.cli import elsewhere, pruning, render, text
+from asyncbackup.cli import elsewhere, logs, pruning, render, text
 from asyncbackup.cli import session as session_of
 from asyncbackup.cli.session import Session
 from asyncbackup.errors import Exit, NoBackupError
@@ -39,6 +39,8 @@ def run(session: Session, specs: tuple[DatabaseSpec, ...], *, as_json: bool) -> 
         where = session.settings.backup_dir
         raise NoBackupError(f"{what}: there is no backup in {where}", hint="make one: asyncbackup backup")
 
+    mask = logs.masker(session.secrets())
+
     async def work(told: Events, executor: ThreadPoolExecutor) -> list[Shipped]:
         offsite = shipping.of_settings(
             session.settings, pruning.policy(session), executor, lambda: datetime.now(UTC)
@@ -47,11 +49,14 @@ def run(session: Session, specs: tuple[DatabaseSpec, ...], *, as_json: bool) -> 
 
         async def one(spec: DatabaseSpec) -> Shipped:
             bound = told.bind(host=spec.host, port=spec.port, dbname=spec.dbname or "@globals")
-            return Shipped(
-                spec=spec, copies=await offsite.ship(spec, None, tuple(series[spec]), bound, Progress())
-            )
+            copies = await offsite.ship(spec, None, tuple(series[spec]), bound, Progress())
+            masked = (replace(copied, error=mask(copied.error), hint=mask(copied.hint)) for copied in copies)
+            return Shipped(spec=spec, copies=tuple(masked))
 
-        return list(await asyncio.gather(*map(one, series)))
+        # Once cancelled, all of them have cleared up before anybody closes what they work with.
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(spec)) for spec in series]
+        return [task.result() for task in tasks]
 
     shipped = elsewhere.run(session, work)
     if isinstance(shipped, Exit):

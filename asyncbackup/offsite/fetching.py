@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from asyncbackup.offsite.location import Location
 from asyncbackup.offsite.stock import read_manifest
 from asyncbackup.stream import Progress
 from asyncbackup.threads import in_thread
+from asyncbackup.unpack import open_backup
 
 _WRITE = 4 << 20  # bytes that are collected before a thread writes them
 _LONGEST_PAUSE = 60.0
@@ -61,26 +63,28 @@ async def find(
     spec: DatabaseSpec,
     owners: naming.Owners,
     now: datetime,
-    pattern: str = "",
-    *,
-    unread: list[TargetError] | None = None,
+    pattern: str,
+    events: Events,
+    unread: set[str],
 ) -> Found:
-    """Return the newest copy of a series whose name holds the pattern, from the first location that has one.
+    """Return the newest copy of a series whose name holds the pattern, wherever it lies.
 
     Raises NoBackupError where none has, and the first location's TargetError where none could be asked. Those
-    of the others are added to `unread`.
+    of the others are told of, unless they stand in `unread` already.
     """
     errors: list[TargetError] = []
+    found: list[Found] = []
     for location in locations:
         try:
-            found = await _find_at(location, spec, owners, now, pattern)
+            one = await _find_at(location, spec, owners, now, pattern, events)
         except TargetError as error:
             errors.append(error)
+            tell_unread(location, error, events, unread)
             continue
-        if found is not None:
-            return found
-    if unread is not None:
-        unread += errors
+        if one is not None:
+            found.append(one)
+    if found:
+        return max(found, key=lambda one: (one.manifest is not None, *_age(one.copy, now)))
     if errors and len(errors) == len(locations):
         raise errors[0]
     where = " or ".join(location.label for location in locations)
@@ -91,23 +95,46 @@ async def find(
     )
 
 
+def tell_unread(location: Location, error: TargetError, events: Events, unread: set[str]) -> None:
+    """Tell of a location that could not be asked, once for each `unread`."""
+    if location.label not in unread:
+        unread.add(location.label)
+        events.warning("remote.unread", location=location.label, error=str(error), hint=error.hint)
+
+
+def _age(copy: Copy, now: datetime) -> tuple[bool, datetime]:
+    """Return what the newest has most of; a clock that was wrong must not make an old backup the newest."""
+    return copy.taken_at <= now + retention.CLOCK_SKEW, copy.taken_at
+
+
 async def _find_at(
-    location: Location, spec: DatabaseSpec, owners: naming.Owners, now: datetime, pattern: str
+    location: Location,
+    spec: DatabaseSpec,
+    owners: naming.Owners,
+    now: datetime,
+    pattern: str,
+    events: Events,
 ) -> Found | None:
     """Return the newest that its manifest says is of the series; else the newest of the bash tool's."""
     listing = await location.listing()
     candidates = [
         copy for copy in copies_of.copies(listing, inventory.cores_of(spec)) if pattern in copy.name
     ]
-    # A clock that was wrong must not make an old backup the newest.
-    candidates.sort(key=lambda copy: copy.taken_at <= now + retention.CLOCK_SKEW, reverse=True)
+    candidates.sort(key=lambda copy: _age(copy, now), reverse=True)
     committed = [copy for copy in candidates if copy.committed]
     if committed:
         async with location.connect() as remote:
             for copy in committed:
                 manifest = await read_manifest(remote, copy.name, brief=False)
-                if manifest is not None and manifest.spec == spec and manifest.file.bytes == copy.bytes:
+                if manifest is not None and manifest.spec != spec:
+                    continue
+                if manifest is not None and manifest.file.bytes == copy.bytes:
                     return Found(location=location, copy=copy, spec=spec, manifest=manifest)
+                said = "its manifest cannot be relied on, and it is passed over"
+                if manifest is not None:
+                    said = f"it has {copy.bytes} bytes instead of {manifest.file.bytes}, and is passed over"
+                bound = events.bind(location=location.label, file=copy.name)
+                bound.error("remote.check_failed", category="damaged", problems=[f"{copy.name}: {said}"])
     for copy in candidates:
         if not copy.committed and owners.of(copy.core) == (spec,):
             return Found(location=location, copy=copy, spec=spec, manifest=None)
@@ -120,11 +147,11 @@ async def fetch(
     """Bring a backup into the backup directory, under its own name; return its path.
 
     It is published as a new one is: only once it is whole, and its bytes are those that its manifest says. A
-    backup of that name that is there already is left as it is. Raises TargetError, DamagedError,
-    StorageError, LockedError.
+    file of that name that is there already is left as it is; unless it is the very same, that is a
+    StorageError. Also raises TargetError, DamagedError, LockedError.
     """
     path = place.path(found.copy)
-    if path.exists():
+    if await in_thread(place.executor, _is_here, path, found):
         return path
     core = naming.long_core(found.spec)
     lock = locks.hold(place.lock_folder, core, str(found.spec), place.run_id)
@@ -155,6 +182,25 @@ async def fetch(
                     raise
         events.emit("fetch.finished", location=found.location.label, path=str(path), bytes=found.copy.bytes)
     return path
+
+
+def _is_here(path: Path, found: Found) -> bool:
+    """Whether the very same file is there, compared by its bytes; raises StorageError where another is."""
+    if not os.path.lexists(path):
+        return False
+    try:
+        with open_backup(path) as file:
+            same = os.fstat(file.fileno()).st_size == found.copy.bytes
+            if same and found.manifest is not None:
+                same = hashlib.file_digest(file, "sha256").hexdigest() == found.manifest.file.sha256
+    except OSError as error:
+        raise StorageError(f"{path}: it cannot be read: {error.strerror}", hint="move it away") from error
+    if not same:
+        raise StorageError(
+            f"{path} is there already, and is not what lies at {found.location.label}",
+            hint="asyncbackup check tells whether it is damaged: move it away, or fetch elsewhere (--to)",
+        )
+    return True
 
 
 def _may_pass(error: Exception) -> bool:
