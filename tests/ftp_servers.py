@@ -27,6 +27,7 @@ from urllib.parse import quote
 import trustme
 
 from tests import ftp_packages
+from tests.processes import alive, gone
 
 Kind = Literal["vsftpd", "proftpd", "proftpd-digest", "pure-ftpd"]
 """`proftpd-digest` is ProFTPD with mod_digest: it tells the hashes of its files."""
@@ -108,8 +109,10 @@ class FtpServer:
         self._signal(number, self.sessions())
 
     def kill(self) -> None:
-        """Kill the server and what serves its connections."""
-        self._signal(signal.SIGKILL, [self.pid, *self.sessions()])
+        """Kill the server and what serves its connections; nobody listens any more when this returns."""
+        everyone = [self.pid, *self.sessions()]
+        self._signal(signal.SIGKILL, everyone)
+        assert gone(lambda: any(map(alive, everyone)))
 
     def freeze(self) -> None:
         """Stop the server and its sessions: connections stay, and nothing answers any more."""
