@@ -164,7 +164,7 @@ class Settings(BaseSettings):
     """`pasv` asks the FTP server for data connections in the older of two ways only, for a firewall that does
     not know the newer one."""
     secondary_dir: units.Folder = _default("")
-    """Folder to copy each backup to, such as the mount point of a second volume; it must be there."""
+    """Folder to copy each backup to, on a second volume; it must be there, and is never made."""
     s3_endpoint: Annotated[str, units.from_text(units.parse_web)] = _default("")
     """URL of an S3 service to copy each backup to; with `S3_BUCKET` alone, it is Amazon's. Needs
     `asyncbackup[s3]`."""

@@ -28,6 +28,8 @@ NO_SETTINGS = {
     "HOST_10_0_0_7_USER", "HOST_10_0_0_7_5432_USER", "HOST_", "_USER", "_PASSWORD", "_FILE",
     # words of psql and of the kernel
     "ON_ERROR_STOP", "O_EXCL",
+    # what obstore and its TLS go by
+    "AWS_ACCESS_KEY_ID", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE",
 }  # fmt: skip
 
 _FENCE = re.compile(r"^([ ]*`{3,})([^\n`]*)\n(.*?)^\1[ ]*$", re.MULTILINE | re.DOTALL)
