@@ -137,7 +137,7 @@ async def test_replies_in_clear_text_are_not_taken_for_those_after_tls(place: Pl
 
 async def test_data_in_clear_text_is_refused(place: Place) -> None:
     place.server.plain_data = True
-    error = await place.refusal(upload(b"a secret" * MIB), connect_timeout=1, transfer_timeout=1)
+    error = await place.refusal(upload(b"a secret" * MIB), connect_timeout=2, transfer_timeout=2)
     assert error.message.startswith(f"{place.target().label}: storing")
     assert all(b"a secret" not in content for content in place.files().values())
 
@@ -176,7 +176,7 @@ async def test_implicit_tls_where_the_server_waits_for_auth(place: Place) -> Non
 
 async def test_auth_where_the_server_waits_for_tls(authority: Authority, tmp_path: Path) -> None:
     async with served(authority, tmp_path, implicit=True) as place:
-        error = await place.refusal(transfer_timeout=0.5)
+        error = await place.refusal(transfer_timeout=1)
         assert "does not greet" in error.message
         assert "begins with ftps://" in error.hint
 
