@@ -55,7 +55,8 @@ class Control(aioftp.Client):
 
         Limits are in seconds: one for each step of connecting, one for each block and reply.
         """
-        super().__init__(socket_timeout=transfer_timeout)
+        # aioftp's own limits are those of asyncio.wait_for, which loses an interrupt that comes with a reply.
+        super().__init__(socket_timeout=None)
         self.ssl_context = ssl_context
         self.server_name = server_name
         self.connect_timeout = connect_timeout
@@ -146,8 +147,9 @@ class Control(aioftp.Client):
         more = text[:1] == "-"
         while more:
             following, text = await self.parse_line()
-            more = following != code or text[:1] == "-"
-            lines.append(following + text if more else text[1:])
+            coded = following == code and text[:1] in {"", " ", "-"}
+            more = not coded or text[:1] == "-"
+            lines.append(text[1:] if coded else following + text)
         return code, [line.strip() for line in lines]
 
     async def parse_line(self) -> tuple[Code, str]:
