@@ -20,6 +20,7 @@ import aioftp
 from aioftp.client import ConnType
 from aioftp.common import SSLSessionBoundContext, async_enterable
 
+from asyncbackup import threads
 from asyncbackup.targets.ftp_control import Control, ReplyError, Streams, watch, within
 from asyncbackup.targets.target import BLOCK
 
@@ -34,6 +35,7 @@ _PORTS = {
     "PASV": ("227", re.compile(r"\d{1,3}(,\d{1,3}){3},(?P<high>\d{1,3}),(?P<low>\d{1,3})", re.ASCII)),
 }
 _HIGHEST_PORT = 65535
+_BEGINS = 3  # turns of the event loop until a connection has begun: its task's, and its protocol's
 
 
 class DataPortError(ConnectionError):
@@ -140,9 +142,12 @@ class Ftp(Control):
             except OSError as error:
                 raise await self.reason(error) from error
         except BaseException:
-            opening.cancel()
             opening.add_done_callback(functools.partial(_discard, connected))
-            await asyncio.wait([opening])
+            try:
+                await threads.see_through(asyncio.ensure_future(_begun()))
+            finally:
+                opening.cancel()
+                await asyncio.wait([opening])
             raise
         return DataStream(self, reader, writer, throttles={"_": self.throttle})
 
@@ -199,6 +204,12 @@ class Ftp(Control):
             ssl_handshake_timeout=self.transfer_timeout + self.connect_timeout,
             ssl_shutdown_timeout=FINAL_REPLY,  # what is buffered is thrown away then
         )
+
+
+async def _begun() -> None:
+    """Let asyncio begin what it was asked for: it never closes a connection that is cancelled before."""
+    for _ in range(_BEGINS):
+        await asyncio.sleep(0)
 
 
 def _discard(connected: socket.socket, opening: asyncio.Future[Streams]) -> None:
