@@ -138,7 +138,8 @@ def _make(root: Path, account: struct_passwd | None) -> tuple[Folder, int]:
     # server may pass through to its own folders, which are closed to everyone else.
     mode = 0o711 if account else 0o700
     with filling(root):
-        _make_root(root, mode)
+        # Root's is shared with servers, though this may be none.
+        _make_root(root, mode if os.geteuid() else 0o711)
         for _ in range(_ATTEMPTS):
             path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root)).absolute()
             if lock := _claim(path):

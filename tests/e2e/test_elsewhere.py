@@ -20,6 +20,7 @@ import pytest
 from asyncbackup import inventory, naming
 from asyncbackup.model import Secret
 from asyncbackup.samples.ftps_server import FtpsServer, certify
+from asyncbackup.samples.ftps_session import Session
 from tests.e2e.conftest import MARKER, Fleet, Site, site_in, wait_until
 from tests.processes import empty_place
 from tests.restores import drop_kept
@@ -746,6 +747,29 @@ def test_verify_with_an_empty_volume(lost: Site, place: Path, *, wildcard: bool)
     assert not lost.backups.exists()
 
 
+def test_verify_makes_its_folder_for_its_server_too(lost: Site, place: Path) -> None:
+    """As root, the server runs as somebody else."""
+    new = place / "new" / "folder"
+    ran = lost("verify", lost.fleet.specs[0], "--json", VERIFY_DIR=f"{new}")
+    assert ran.returncode == 0, ran.stdout
+    shutil.rmtree(place / "new")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_verification_leaves_no_copy_here(
+    full: Site, tmp_path: Path, place: Path, number: signal.Signals
+) -> None:
+    with served(tmp_path, tmp_path / "second volume", Holding) as ftp:
+        child = full.start("verify", "--remote", VERIFY_DIR=f"{place}", SECONDARY_DIR="", **ftp)
+        wait_until(lambda: list(place.rglob("*.in_progress")), "a copy that is fetched")
+        child.send_signal(number)
+        child.communicate(timeout=30)
+    if number == signal.SIGKILL:
+        assert list(place.rglob("*.in_progress"))
+        assert full("verify", "--remote", full.fleet.specs[1], VERIFY_DIR=f"{place}").returncode == 0
+    assert [path.name for path in place.iterdir() if path.name != "records"] == []
+
+
 def test_verify_remote_verifies_what_is_there_and_nothing_here(full: Site, there: Path, place: Path) -> None:
     first, second = (database.name for database in full.fleet.databases[:2])
     flipped(there / of(there, 1)[-1])
@@ -867,14 +891,27 @@ def test_without_a_location_it_says_which_settings_make_one(copied: Site, words:
 # --- an FTP server
 
 
+class Holding(FtpsServer):
+    """Hands out manifests, and never a backup."""
+
+    def session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Session:
+        class Held(Session):
+            async def _on_retr(self, argument: str) -> None:
+                if argument.endswith(naming.SUFFIX):
+                    await asyncio.Event().wait()
+                await super()._on_retr(argument)
+
+        return Held(self, reader, writer)
+
+
 @contextmanager
-def served(folder: Path, home: Path) -> Iterator[dict[str, str]]:
+def served(folder: Path, home: Path, kind: type[FtpsServer] = FtpsServer) -> Iterator[dict[str, str]]:
     """Run our strict FTP server in a thread; yield the settings that lead there."""
     tls, trusted = certify(folder, "127.0.0.1")
     password = f"{MARKER}/p@ss:w%rd"
     loop = asyncio.new_event_loop()
     ready, end = threading.Event(), asyncio.Event()
-    server = FtpsServer(folder=home, user="backup", password=Secret(password), tls=tls)
+    server = kind(folder=home, user="backup", password=Secret(password), tls=tls)
 
     async def serve() -> None:
         async with server.serving():
