@@ -1188,6 +1188,66 @@ async def test_what_is_remembered_of_copies_that_are_gone_is_forgotten(volume: V
     assert new.path.name in file.read_text()
 
 
+# --- many runs
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_through_many_days_of_trouble_nothing_that_is_wanted_is_lost(
+    tmp_path: Path, locks: Path, seed: int
+) -> None:
+    """Two jobs, whose files have the same names, store at one location that is away, lies and lags."""
+    luck = random.Random(seed)
+    memory = Memory(resumes=luck.random() < 0.5)
+    volumes = {spec: Volume(tmp_path / f"{spec.port}") for spec in (APP, TWIN)}
+    lock_folders = {spec: locks / f"{spec.port}" for spec in volumes}
+    for folder in lock_folders.values():
+        folder.mkdir()
+    made: dict[DatabaseSpec, list[str]] = {APP: [], TWIN: []}
+    keep_here, keep_there = luck.choice([(2, 4), (3, 3), (4, 2), (1, 1)])
+    for age in range(25, -1, -1):
+        now = NOW - timedelta(days=age)
+        for spec, volume in volumes.items():
+            # At times, both begin in the very same second.
+            second = timedelta(seconds=luck.choice([0, spec.port - 5432]))
+            new = volume.put(spec, now + second, luck.randrange(100, 3000))
+            made[spec].append(new.path.name)
+            trouble: Honest = luck.choice(
+                [
+                    Honest(memory),
+                    Honest(memory),
+                    Gone(memory, answers=luck.randrange(30)),
+                    Breaking(memory, times=luck.randrange(4), after=luck.randrange(3000)),
+                    Complaining(memory, times=luck.randrange(4)),
+                    Short(memory, times=luck.randrange(4)),
+                    Idle(memory, times=luck.randrange(3)),
+                    Late(memory),
+                ]
+            )
+            if luck.random() < 0.1:
+                remembered(lock_folders[spec]).unlink() if any(lock_folders[spec].iterdir()) else None
+            local = volume.series(spec)
+            async with a_run(trouble, keep=keep_there, lock_folder=lock_folders[spec], retries=1, now=now + timedelta(minutes=1)) as run:  # fmt: skip
+                unwanted = local[keep_here:]
+                unsaved = await run.unsaved(spec, local, unwanted)
+                for one in unwanted:
+                    if one.path.name not in unsaved:
+                        one.path.unlink()
+                        one.path.with_name(one.path.name + ".json").unlink()
+                await run.ship(spec, new, local[1:])
+        there = whole(memory)
+        for spec, volume in volumes.items():
+            own = {name for name in there if manifest.from_json(memory.files[name + ".json"]).spec == spec}
+            somewhere = own | {one.path.name for one in volume.series(spec)}
+            assert set(made[spec][-keep_there:]) <= somewhere
+            assert set(made[spec][-keep_here:]) <= somewhere
+    for spec, volume in volumes.items():
+        async with a_run(memory, keep=keep_there, lock_folder=lock_folders[spec]) as run:
+            await run.ship(spec, None, volume.series(spec))
+    names = [*made[APP][-keep_there:], *made[TWIN][-keep_there:]]
+    assert {name for name in names if names.count(name) == 1} <= whole(memory)
+    assert len(whole(memory)) <= 2 * keep_there
+
+
 def test_the_tests_mean_what_they_say(volume: Volume) -> None:
     assert name_of(APP, NOW) == name_of(TWIN, NOW)
     assert volume.put(APP, NOW).proven
