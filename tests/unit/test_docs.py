@@ -38,7 +38,7 @@ _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)|<img[^>]* src=\"([^\"]+)\"")
 _HEADING = re.compile(r"^#{1,6} (.+?)\s*$", re.MULTILINE)
 _VARIABLE = re.compile(r"(?<![A-Za-z0-9_])(?:[A-Z][A-Z0-9]*_[A-Z0-9_]+|_[A-Z]+)(?![A-Za-z0-9_])")
 _EVENT = re.compile(
-    r"[\"']((?!backup\.(?:conf|sh)\b)(?:run|backup|check|verify|restore|server|client|compressor|space|passfile|configuration|leftovers|command)\.[a-z_]+)[\"']"
+    r"[\"']((?!backup\.(?:conf|sh)\b)(?:run|backup|upload|remote|fetch|check|verify|restore|server|client|compressor|space|passfile|configuration|leftovers|command)\.[a-z_]+)[\"']"
 )
 
 
