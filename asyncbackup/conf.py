@@ -50,7 +50,7 @@ MAX_SCHEDULES = 200
 _FORMS = "neither a database (host[:port]/dbname) nor a schedule (0 1 * * * default ./backup.sh -s)"
 _HASH = "ignored, because the line holds a #; to use the line, move its comment to a line of its own"
 _PLAIN = re.compile(r"([A-Za-z0-9._-]{1,253})(?::([1-9][0-9]{0,3}))?/([A-Za-z0-9._-]{1,63})")
-_GIVEN = re.compile(r".*(?:_restoring_[0-9a-f]{8}|_before_\d{8}T\d{6}Z)", re.DOTALL | re.ASCII)
+_GIVEN = re.compile(r".*(?:_restoring_[0-9a-f]{8}|_before_\d{8}_\d{6})", re.DOTALL | re.ASCII)
 _MINUTE = re.compile(r"[0-9*,/-]+")
 
 

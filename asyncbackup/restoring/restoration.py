@@ -33,6 +33,7 @@ _FROM = re.compile(rb"^-- Dumped from database version (\d+)", re.MULTILINE)
 _BY = re.compile(rb"^-- Dumped by pg_dump version (\d+)", re.MULTILINE)
 _DEFAULTS = {"", "pg_default", "pg_global"}
 _SECONDS = 5
+_KEPT_AT = "%Y%m%d_%H%M%S"  # no capitals: SQL takes the name without quotes
 _HOW = "see docs/how-to/restore.md"
 
 
@@ -234,7 +235,7 @@ async def _kept(request: Request, tools: Tools, connected: Connection) -> str:
     kept = ""
     for later in range(_SECONDS):
         at = tools.started + timedelta(seconds=later)
-        kept = kept_name(request.target.dbname, at.strftime("%Y%m%dT%H%M%SZ"))
+        kept = kept_name(request.target.dbname, at.strftime(_KEPT_AT))
         if not await target_of.has_database(connected, kept):
             return kept
     raise RefusedError(

@@ -290,7 +290,7 @@ def test_an_empty_database_and_one_of_large_objects_only(
 
 
 def test_wildcards_and_exclusions(site: Site, pg15: Postgres, on15: Databases) -> None:
-    copies = ("wild_restoring_0b886fb4", "wild_before_20261123T041002Z", "wild_before_2020")
+    copies = ("wild_restoring_0b886fb4", "wild_before_20261123_041002", "wild_before_2020")
     for name in ("wild_a", "wild_b", "wild_no", *copies, "other", "wild%2A"):
         on15(name)
     pg15.psql("postgres", "ALTER DATABASE wild_b WITH ALLOW_CONNECTIONS false")

@@ -167,7 +167,7 @@ def test_the_old_database_is_kept_with_all_that_is_set_for_it(
     assert pg15.query("app", "SELECT count(*) FROM t") == "100"
     assert [state(pg15, name) for name in kept(pg15, "app")] == [spoilt]
     assert result["kept"] == kept(pg15, "app")[0]
-    assert re.fullmatch(r"app_before_\d{8}T\d{6}Z", result["kept"])
+    assert re.fullmatch(r"app_before_\d{8}_\d{6}", result["kept"])
     assert [said for said in result["warnings"] if "psql" not in said] == []
     assert pg15.query("app", "SELECT count(*) > 0 FROM pg_stats WHERE tablename = 't'") == "t", "ANALYZE"
 

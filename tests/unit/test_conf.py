@@ -484,7 +484,7 @@ def test_with_no_names_found_the_literal_lines_remain() -> None:
 
 def test_a_name_that_only_looks_like_a_working_copy_is_told_of() -> None:
     found = read("a/*\n!a/no*\na/named_before_1\n")
-    names = ["x", "x_before_2020", "x_before_20261123T041002Z", "x_restoring_0b886fb4", "x_restoring_y"]
+    names = ["x", "x_before_2020", "x_before_20261123_041002", "x_restoring_0b886fb4", "x_restoring_y"]
     names += ["no_before_1", "named_before_1"]
     server = Server("a", 5432)
     told = passed_over(found.databases, found.patterns, server, names)

@@ -7,19 +7,19 @@ from asyncbackup.conf import is_working_copy
 from asyncbackup.postgres.swap import kept_name, working_name
 
 RUN = "0b886fb4"
-STAMP = "20261123T041002Z"
+STAMP = "20261123_041002"
 
 
 def test_a_short_name_stays_whole() -> None:
     assert working_name("shop", RUN) == "shop_restoring_0b886fb4"
-    assert kept_name("shop", STAMP) == "shop_before_20261123T041002Z"
+    assert kept_name("shop", STAMP) == "shop_before_20261123_041002"
 
 
 def test_a_long_one_is_cut_between_two_characters() -> None:
     name = "日" * 21
     assert len(name.encode()) == 63
     assert working_name(name, RUN) == "日" * 14 + "_restoring_0b886fb4"
-    assert kept_name(name, STAMP) == "日" * 13 + "_before_20261123T041002Z"
+    assert kept_name(name, STAMP) == "日" * 13 + "_before_20261123_041002"
 
 
 @given(
