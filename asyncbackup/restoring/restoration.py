@@ -319,11 +319,10 @@ def _warnings(request: Request, evidence: Evidence, target: Target, psql: Client
 def _free(request: Request, target: Target) -> int | None:
     """Return the bytes that are free for the server's data; None where that cannot be seen from here."""
     folder = Path(target.data_directory or "/nowhere")
-    if not request.target.server.local or not (folder / "PG_VERSION").is_file():
-        return None
     try:
-        return volume.free_space(folder)
-    except StorageError:
+        here = request.target.server.local and (folder / "PG_VERSION").is_file()
+        return volume.free_space(folder) if here else None
+    except (OSError, StorageError):  # a server's folder is closed to all but its own user
         return None
 
 

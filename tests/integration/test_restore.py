@@ -1,5 +1,6 @@
 """Restoring: what comes back, what is kept, and who may do it."""
 
+import errno
 import gzip
 import re
 import shutil
@@ -389,6 +390,25 @@ def test_a_name_that_is_taken_and_space_that_is_scarce(
     result = restored(site, shop)
     databases.made.append("shop")
     assert any("only 10 bytes are free on the server" in said for said in result["warnings"])
+
+
+def test_a_data_directory_that_may_not_be_looked_into_tells_nothing(
+    site: Site, shop: DatabaseSpec, databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_into, is_file = [], Path.is_file
+
+    def closed(path: Path, **options: bool) -> bool:
+        if path.name != "PG_VERSION":
+            return is_file(path, **options)
+        looked_into.append(path)
+        raise PermissionError(errno.EACCES, "Permission denied", f"{path}")
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    monkeypatch.setattr(volume, "free_space", lambda _: 10)
+    result = restored(site, shop)
+    databases.made.append("shop")
+    assert looked_into
+    assert not any("bytes are free" in said for said in result["warnings"])
 
 
 def test_a_wrong_password_is_told(site: Site, shop: DatabaseSpec) -> None:
