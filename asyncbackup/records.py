@@ -23,7 +23,6 @@ VERSION = 1
 _FORM = Form(Verification, FORMAT, VERSION, "verification record")
 _MAX = 1 << 28  # bytes: far more than any record has
 _TRIES = 5
-_OWN_MODE = 0o700
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
@@ -142,7 +141,11 @@ def write_apart(verification: Verification, own: Path, file_mode: int) -> Path:
     if verification.verdict is Verdict.UNVERIFIED and _knows_more(path, verification.sha256):
         return path
     try:
-        own.mkdir(mode=_OWN_MODE, parents=True, exist_ok=True)
+        own.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            own.mkdir(mode=0o700)
+            # Backup jobs of the same group read there what they must not prune.
+            volume.set_mode(own, volume.folder_mode(file_mode))
         with volume.existing(own.parent, own) as descriptor:
             _replace(descriptor, verification.name, to_json(verification), file_mode)
     except OSError as error:

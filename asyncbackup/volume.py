@@ -94,7 +94,7 @@ def make_root(root: Path, file_mode: int) -> None:
             with contextlib.suppress(FileExistsError):
                 if not os.path.lexists(folder):
                     folder.mkdir(0o700)
-                    _set_mode(folder, folder_mode(file_mode))
+                    set_mode(folder, folder_mode(file_mode))
     except OSError as error:
         raise _fail("make the folder", root, error) from error
 
@@ -104,7 +104,7 @@ def folder_mode(file_mode: int) -> int:
     return 0o750 if file_mode & 0o040 else 0o700
 
 
-def _set_mode(folder: Path | int, mode: int) -> None:
+def set_mode(folder: Path | int, mode: int) -> None:
     """Give a new folder its mode whatever the umask says; a setgid bit that it has from its parent stays."""
     os.chmod(folder, mode | os.stat(folder).st_mode & stat.S_ISGID)  # noqa: PTH101, PTH116 - or a descriptor
 
@@ -175,7 +175,7 @@ def _descend(root: Path, names: tuple[str, ...], mode: int) -> int:
                 created = True
             below = os.open(name, flags | os.O_NOFOLLOW, dir_fd=current)
             if created:
-                _set_mode(below, mode)
+                set_mode(below, mode)
                 sync_folder(current)
             os.close(current)
             current = below

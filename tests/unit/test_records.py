@@ -176,6 +176,18 @@ class TestWriting:
             records.write(SMALL, backup, None, 0o600)
         assert "VERIFY_DIR" in caught.value.hint
 
+    @pytest.mark.parametrize(("file_mode", "folder_mode"), [(0o600, 0o700), (0o640, 0o750)])
+    def test_who_may_read_backups_may_read_what_is_kept_apart(
+        self, tmp_path: Path, file_mode: int, folder_mode: int
+    ) -> None:
+        own = tmp_path / "verify" / "records"
+        before = os.umask(0o077)
+        try:
+            path = records.write_apart(SMALL, own, file_mode)
+        finally:
+            os.umask(before)
+        assert (own.stat().st_mode & 0o777, path.stat().st_mode & 0o777) == (folder_mode, file_mode)
+
     def test_where_the_volume_is_full_it_goes_elsewhere(self, disk: Path, tmp_path: Path) -> None:
         backup = disk / "2026-03-01" / NAME
         backup.parent.mkdir()
