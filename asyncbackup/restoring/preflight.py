@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from asyncbackup.errors import (
     StorageError,
     UsageError,
 )
-from asyncbackup.model import DatabaseSpec
+from asyncbackup.model import DatabaseSpec, Level
 from asyncbackup.postgres import target as target_of
 from asyncbackup.postgres.connect import Connection, Endpoint, connection, endpoint, mapped
 from asyncbackup.postgres.target import Target
@@ -59,6 +60,11 @@ async def prepare(request: Request, tools: Tools, work: Work, stack: contextlib.
         tools.started,
     )
     work.bytes = selected.backup.bytes
+    if request.level is Level.CONTENT and selected.manifest is None:
+        # How values are written depends on the settings of whoever dumped them, such as the time zone.
+        note = "without a manifest only rows can be compared: their number in every table, not their values"
+        request = replace(request, level=Level.ROWS)
+        selected = replace(selected, notes=(*selected.notes, note))
     async with asked(request.target, tools) as (_, _, target):
         refuse(request, target, selected.manifest.loads_into if selected.manifest else 0)
         psql = _psql(request, tools, target)

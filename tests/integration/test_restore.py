@@ -241,6 +241,26 @@ def test_a_backup_of_the_bash_tool_is_restored(site: Site, pg15: Postgres, datab
     assert database.query("SELECT count(*) FROM t") == "100"
 
 
+def test_values_are_not_compared_with_those_of_a_dump_made_with_other_settings(
+    site: Site, pg15: Postgres, databases: Databases
+) -> None:
+    database = databases("app", sql="CREATE TABLE t AS SELECT timestamptz '2026-01-02 03:04:05+00' AS at")
+    dump = subprocess.run(
+        [f"{pg15.bindir}/pg_dump", "-d", "app"],
+        env={**pg15.libpq, "PGTZ": "Asia/Tokyo"},
+        capture_output=True,
+        check=True,
+    ).stdout
+    assert b"2026-01-02 12:04:05+09" in dump
+    folder = site.root / "2026-01-02"
+    folder.mkdir(parents=True)
+    (folder / "127.0.0.1-app_2026-01-02_03-04-05.sql.gz").write_bytes(gzip.compress(dump))
+    site.use(pg15).configure(database)
+    result = restored(site, database, "--level", "content")
+    assert (result["level"], result["proven"], result["rows"]) == ("rows", False, 1)
+    assert any("without a manifest only rows can be compared" in said for said in result["warnings"])
+
+
 # Which backup
 
 
