@@ -28,6 +28,11 @@ from asyncbackup.restoring.restoration import Request, Restoration, Tools, Work
 
 _OF_OLD = "postgres"  # whose password -a was: the user that ran the bash tool
 _THREADS = 4
+_LOGIN = {
+    "--yes": "check --admin-user, and give the password by --admin-password-file or ADMIN_PASSWORD_FILE",
+    "-s": "check ADMIN_USER, and give the password by ADMIN_PASSWORD_FILE",
+}
+"""What helps where an administrator is not let in, for each flag of consent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +118,7 @@ def _run(wanted: Wanted, environ: Mapping[str, str]) -> Exit:
     with ExitStack() as stack:
         executor = stack.enter_context(ThreadPoolExecutor(_THREADS, "restore"))
         tools = _tools(begun, request, executor)
-        begun, plan = _planned(begun, request, tools, stack)
+        begun, plan = _planned(begun, wanted, request, tools, stack)
         if isinstance(plan, Exit):
             return plan
         if logs.is_terminal(sys.stderr):
@@ -163,14 +168,19 @@ def _login(begun: Session, own: Credentials) -> Credentials:
 
 
 def _planned(
-    begun: Session, request: Request, tools: Tools, stack: ExitStack
+    begun: Session, wanted: Wanted, request: Request, tools: Tools, stack: ExitStack
 ) -> tuple[Session, Restoration | Exit]:
-    """Find out what would happen; a password that is missing or wrong is asked for on a terminal, once."""
+    """Find out what would happen; a password that is missing or wrong is asked for on a terminal, once.
+
+    With `--yes` nothing is asked at all: there may be a terminal and nobody at it.
+    """
     try:
         return begun, _prepared(begun, request, tools, stack)
     except AccessError as error:
         refused = isinstance(error.__cause__, asyncpg.InvalidAuthorizationSpecificationError)
-        if not refused or not session_of.can_ask():
+        if refused and begun.settings.admin_user:
+            error.hint = _LOGIN[wanted.consent]
+        if not refused or wanted.yes or not session_of.can_ask():
             raise
         session_of.fail(error)
     user = tools.login.user or ""

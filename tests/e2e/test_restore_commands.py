@@ -100,9 +100,10 @@ def test_it_shows_what_it_will_do_and_asks(site: Site, fleet: Fleet, target: str
 
 def test_a_password_is_asked_for_when_there_is_none(site: Site, fleet: Fleet, target: str) -> None:
     password = fleet.server.cluster.password.reveal()
-    words = ["asyncbackup", "restore", fleet.specs[0], "--admin-user", "postgres", "--yes"]
+    words = ["asyncbackup", "restore", fleet.specs[0], "--admin-user", "postgres"]
     ran = Terminal(site, words, {})
     ran.answer("Password of postgres at 127.0.0.1", f"{password}\n")
+    ran.answer("[y/N]", Y)
     assert ran.end() == 0
     assert password not in ran.shown
     assert rows(fleet) == "1000"
@@ -112,6 +113,29 @@ def test_a_password_is_asked_for_when_there_is_none(site: Site, fleet: Fleet, ta
     assert "not-the-one" not in wrong.shown
     assert "nor-this-one" not in wrong.shown
     assert len(kept(fleet.server, target)) == 1
+
+
+@pytest.mark.parametrize("env", [{}, {"ADMIN_PASSWORD": "not-the-one"}])
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (
+            ["asyncbackup", "restore", "--yes"],
+            ["--admin-user", "--admin-password-file", "ADMIN_PASSWORD_FILE"],
+        ),
+        (["backup.sh", "-s", "-r"], ["ADMIN_USER", "ADMIN_PASSWORD_FILE"]),
+    ],
+)
+def test_who_says_yes_beforehand_is_asked_nothing(
+    site: Site, fleet: Fleet, target: str, words: list[str], named: list[str], env: dict[str, str]
+) -> None:
+    ran = Terminal(site, [*words, fleet.specs[0]], {"ADMIN_USER": "postgres", **env})
+    assert ran.end() == 1  # a question would wait here
+    assert "Password of" not in ran.shown
+    assert all(name in ran.shown for name in named)
+    assert ("--admin" in ran.shown) == ("--yes" in words)
+    assert "127_0_0_1_USER" not in ran.shown
+    assert (rows(fleet), kept(fleet.server, target)) == ("999", [])
 
 
 def test_without_a_terminal_nobody_can_say_yes(site: Site, fleet: Fleet, target: str) -> None:
