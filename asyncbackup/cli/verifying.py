@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from asyncbackup import dbspec
 from asyncbackup.cli import bringing, findings, logs, render, text
 from asyncbackup.cli import session as session_of
 from asyncbackup.cli.session import Session
-from asyncbackup.errors import Exit
+from asyncbackup.errors import Exit, NoBackupError
 from asyncbackup.events import Event, Events
 from asyncbackup.model import DatabaseSpec, Level
 from asyncbackup.proof import verify
@@ -32,9 +33,23 @@ def run(
     report = verified(session, specs, pattern=pattern, remote=remote)
     if isinstance(report, Exit):
         return report
+    if not report.results and not report.unreadable:
+        raise _nothing(session.settings.backup_dir, pattern)
     shown = render.as_json(as_object(report)) if as_json else report_text(report, session.settings.backup_dir)
     session_of.show(shown, patient=False)
     return verify.exit_code(report)
+
+
+def _nothing(root: Path, pattern: str) -> NoBackupError:
+    if pattern:
+        return NoBackupError(
+            f"nothing was verified: no backup's path holds {dbspec.shown(pattern)}",
+            hint="`asyncbackup list` shows all there are",
+        )
+    where = root if root.exists() else f"{root}, which does not exist yet"
+    return NoBackupError(
+        f"nothing was verified: there are no backups in {where}", hint="make one: asyncbackup backup"
+    )
 
 
 def verified(
@@ -73,7 +88,7 @@ def verified(
                     session.environ,
                     events,
                     only=specs,
-                    required=session.required(),
+                    required=() if pattern else session.required(),
                     pattern=pattern,
                     board=board,
                     elsewhere=copies,
@@ -103,6 +118,7 @@ def as_object(report: VerifyReport) -> dict[str, Any]:
         "level": report.level.value,
         "exit_code": int(verify.exit_code(report)),
         "backups": [_object(one) for one in report.results],
+        "unreadable": [str(path) for path in report.unreadable],
     }
 
 
@@ -152,6 +168,8 @@ def report_text(report: VerifyReport, root: Path) -> str:
         )
     head = ("DATABASE", "VERDICT", "ROWS", "TABLES", "RESTORE", "IN ALL", "BACKUP")
     blocks = [text.table(head, rows, right=frozenset({2, 3, 4, 5})), _summary(report)]
+    closed = [str(path) for path in report.unreadable]
+    blocks.append(text.lines("Could not be looked into; there may be newer backups:", closed))
     blocks += [text.lines(one.error, _details(one)) for one in report.results if one.state in _SHOUTED]
     return "\n\n".join(block for block in blocks if block)
 
@@ -179,7 +197,8 @@ def _summary(report: VerifyReport) -> str:
     loads = sum(1 for one in proven if one.verification and not one.verification.proven)
     share = f"{len(proven)} of {len(report.results)} backups restore"
     took = text.seconds(report.seconds)
-    said = [f"{share}: {_MEANING[report.level]}, {rows:,} rows in {took}" if proven else f"{share}; {took}"]
+    meaning = f"{share}: {_MEANING[report.level]}, {rows:,} rows in {took}"
+    said = [meaning if len(proven) > loads else f"{share}; {took}"]
     if loads:
         said.append(f"{loads:,} without a manifest: that they load is all that is known.")
     if postponed := sum(one.state is State.POSTPONED for one in report.results):

@@ -71,7 +71,7 @@ _LACKS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r'access method "(?P<what>.*)" does not exist'), "access method {what}"),
     (re.compile(r'language "(?P<what>.*)" does not exist'), "language {what}"),
     (re.compile(r'role "(?P<what>.*)" does not exist'), "role {what}"),
-    (re.compile(r"\bNo space left on device"), "free space"),
+    (re.compile(r"\bNo space left on device|could not extend file .*: wrote only"), "free space"),
     (re.compile(r"out of shared memory"), "a higher max_locks_per_transaction"),
 )
 
@@ -150,29 +150,31 @@ async def load(
         return _feed(source, sink, progress, accept, rewrite, older_server=older_server, restrict=restrict)
 
     feeding: asyncio.Future[Unpacked | None] | None = None
-    try:
-        with sink, passfile(door.password) as (variables, descriptors):
-            async with spawn(
-                command,
-                env={**door.env, **variables},
-                stdin=reader,
-                pass_fds=descriptors,
-                account=door.account,
-                network=door.network,
-            ) as child:
-                reader.close()
-                feeding = asyncio.ensure_future(in_thread(executor, feed))
-                await asyncio.wait([feeding])  # a cancellation must get through to end psql first
-                unpacked = feeding.result()
-                if unpacked is not None:
-                    sink.close()
-                status = await child.wait()
-    finally:
-        reader.close()
-        # psql has ended, so the pipe has, and the thread will; nobody may touch its file before.
-        if feeding is not None:
-            with contextlib.suppress(OSError, AsyncbackupError):
-                await see_through(feeding)
+    with sink:
+        try:
+            with passfile(door.password) as (variables, descriptors):
+                async with spawn(
+                    command,
+                    env={**door.env, **variables},
+                    stdin=reader,
+                    pass_fds=descriptors,
+                    account=door.account,
+                    network=door.network,
+                ) as child:
+                    reader.close()
+                    feeding = asyncio.ensure_future(in_thread(executor, feed))
+                    await asyncio.wait([feeding])  # a cancellation must get through to end psql first
+                    unpacked = feeding.result()
+                    if unpacked is not None:
+                        sink.close()
+                    status = await child.wait()
+        finally:
+            reader.close()
+            # psql has ended, so the pipe has, and the thread will; nobody may touch its files before, and
+            # least of all close the pipe: it may be between two writes, or about to read.
+            if feeding is not None:
+                with contextlib.suppress(OSError, AsyncbackupError):
+                    await see_through(feeding)
     errors = complaints(child)
     if unpacked is None or status not in ({0, _SCRIPT_FAILED} if go_on else {0}):
         raise failure(subject, child, status)

@@ -1,6 +1,7 @@
 """Which backups to verify: the newest of each series, and in what turn."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from asyncbackup import conf, dbspec, inventory, naming, records
 from asyncbackup.model import Backup, DatabaseSpec
@@ -19,13 +20,17 @@ def choose(
     required: tuple[DatabaseSpec, ...],
     pattern: str,
     now: datetime,
+    closed: list[Path] | None = None,
 ) -> tuple[tuple[Backup, ...], tuple[DatabaseSpec, ...]]:
     """Return the newest backup of each series, in the order of their turn, and those of `required` without.
 
     Roles and tablespaces come first: they are loaded into a server where nobody else has made any. Then
-    comes what was verified longest ago, and of those never verified, the largest.
+    comes what was verified longest ago, and of those never verified, the largest. `closed` gets the folders
+    that could not be looked into: there may be newer ones in them.
     """
     found = inventory.scan(settings.backup_dir, records.folder(settings.verify_dir))
+    if closed is not None:
+        closed += found.unreadable
     owners = naming.Owners.build({*configured.databases, *only}, configured.patterns, dbspec.matches)
     cores = (
         dict.fromkeys(core for spec in only for core in inventory.cores_of(spec)) if only else found.by_core

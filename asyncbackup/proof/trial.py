@@ -39,6 +39,7 @@ from asyncbackup.model import (
 )
 from asyncbackup.postgres import globals as globals_of
 from asyncbackup.postgres import indexes, readback, scratch
+from asyncbackup.postgres.facts import TRANSACTION_TIMEOUT_SINCE
 from asyncbackup.postgres.load import Loaded, load, one_transaction, restricts
 from asyncbackup.proof import allowance, reading
 from asyncbackup.proof.check import judge
@@ -262,8 +263,11 @@ async def _load_and_compare(
     async def again(tables: frozenset[multiset.Table]) -> Mapping[multiset.Table, multiset.Multiset]:
         return await in_thread(tools.executor, multiset.rows_of, source, tables)
 
+    level = tools.level
+    if manifest is None and level is Level.CONTENT:
+        level = Level.ROWS  # how values read goes by the settings of whoever dumped them, which nobody knows
     compared = await readback.compare(
-        lambda: server.connect(dbname), expected, tools.level, jobs=_JOBS, again=again
+        lambda: server.connect(dbname), expected, level, jobs=_JOBS, again=again
     )
     trial.differences, trial.tables, trial.rows = compared.differences, compared.tables, compared.rows
     if manifest is None:
@@ -294,6 +298,7 @@ async def _load(
             subject=trial.label,
             one_transaction=manifest is not None and one_transaction(manifest, server.lock_slots),
             restrict=restricts(server.cluster.version),
+            older_server=server.cluster.version.major < TRANSACTION_TIMEOUT_SINCE,
             progress=trial.progress,
             executor=tools.executor,
             accept=lambda unpacked: _accept(trial, manifest, unpacked),
@@ -337,6 +342,7 @@ async def _like_of_old(trial: Trial, tools: Tools, server: scratch.Scratch, dbna
             tools.table_schema,
         )
     if not tables:
-        missing = Difference(kind="table", name=f"{tools.table_schema}.*", expected="a table", found="none")
+        name = f"{tools.table_schema}.* (TABLE_SCHEMA)"
+        missing = Difference(kind="table", name=name, expected="a table", found="none")
         trial.differences = (*trial.differences, missing)
     trial.notes.append("there is no manifest: that it loads is all that is known")

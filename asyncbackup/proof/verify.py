@@ -25,6 +25,7 @@ from asyncbackup.proof.servers import Servers
 from asyncbackup.settings import Settings
 from asyncbackup.threads import in_thread
 
+_CLOSED = "let the user that verifies look into it (BACKUP_FILE_MODE=0640): there may be newer backups"
 _THREADS = 4  # for each trial: one feeds psql, one may read the file again, one looks at sizes
 
 
@@ -63,6 +64,8 @@ class VerifyReport:
     seconds: float
     level: Level
     results: tuple[Result, ...]
+    unreadable: tuple[Path, ...] = ()
+    """Folders that could not be looked into: there may be newer backups in them."""
 
 
 @dataclass(slots=True)
@@ -109,6 +112,7 @@ async def run(
     events = events.bind(run_id=run_id)
     at_once = settings.max_concurrent_verifications
     with ThreadPoolExecutor(at_once * _THREADS, "verify") as executor:
+        closed: list[Path] = []
         chosen, missing = await in_thread(
             executor,
             choose,
@@ -118,7 +122,10 @@ async def run(
             required=tuple(only or required),
             pattern=pattern,
             now=started,
+            closed=closed,
         )
+        for folder in closed:
+            events.warning("folder.unreadable", path=str(folder), hint=_CLOSED)
         if elsewhere is not None:
             chosen = (*(() if elsewhere.only else chosen), *elsewhere.backups)
             wanted = tuple(only or required)
@@ -143,7 +150,7 @@ async def run(
                 run_id=run_id,
                 events=events,
                 now=now,
-                at_hand=elsewhere.at_hand if elsewhere is not None else _here,
+                at_hand=elsewhere.at_hand if elsewhere is not None else lambda _: nullcontext(),
             )
             await _all(settings, tools, chosen, board, clock, fresh)
     order = {backup.path: number for number, backup in enumerate(chosen)}
@@ -154,6 +161,7 @@ async def run(
         seconds=round(time.monotonic() - clock, 3),
         level=tools.level,
         results=tuple(results),
+        unreadable=tuple(closed),
     )
     finish(events, report)
     return report
@@ -180,13 +188,9 @@ def exit_code(report: VerifyReport) -> Exit:
     """Return what the run comes to; to have had nothing to verify is a failure."""
     states = {one.state for one in report.results} - {State.POSTPONED}
     if states == {State.GOOD}:
-        return Exit.OK
+        return Exit.PARTIAL if report.unreadable else Exit.OK
     # What could not be verified is no failure of a backup; beside one that is, it makes nothing better.
     return Exit.PARTIAL if State.GOOD in states or states == {State.UNVERIFIED} else Exit.FAILED
-
-
-def _here(_backup: Backup) -> AbstractAsyncContextManager[None]:
-    return nullcontext()
 
 
 def _missing(spec: DatabaseSpec, pattern: str) -> Result:
@@ -236,9 +240,13 @@ async def _all(
         _tell(tools.events, result)
 
     of_globals = [one for one in chosen if one.spec and one.spec.is_globals]
+    others = [one for one in chosen if one not in of_globals]
+    # Where time is short, they do not take the turn of what was verified longer ago.
+    late = [one for one in of_globals if settings.verify_budget and others and not _due(one, others[0])]
     for backup in of_globals:
-        await attempt(backup, tools, alone=True)
-    waiting = iter([one for one in chosen if one not in of_globals])  # shared: each worker takes the next one
+        if backup not in late:
+            await attempt(backup, tools, alone=True)
+    waiting = iter(others)  # shared: each worker takes the next one
 
     async def work() -> None:
         for backup in waiting:
@@ -247,9 +255,15 @@ async def _all(
     async with asyncio.TaskGroup() as group:
         for _ in range(settings.max_concurrent_verifications):
             group.create_task(work())
-    for backup in disturbed:
+    for backup in (*late, *disturbed):
         async with AsyncExitStack() as stack:
             await attempt(backup, replace(tools, server=fresh(stack).of), alone=True)
+
+
+def _due(backup: Backup, other: Backup) -> bool:
+    """Whether it was verified no later than another; what never was, is due."""
+    last, of_other = backup.verification, other.verification
+    return last is None or (of_other is not None and last.started_at <= of_other.started_at)
 
 
 def _result(
@@ -325,7 +339,7 @@ def _tell(events: Events, result: Result) -> None:
         return
     fields |= {"error": of.error, "hint": of.hint, "lacking": list(of.lacking)}
     fields["differences"] = [str(difference) for difference in of.differences]
-    if of.verdict is Verdict.BAD:
-        told.error("verify.failed", category="refuted", **fields)
-    else:
-        told.error("verify.impossible", **fields)
+    bad = of.verdict is Verdict.BAD
+    told.error(
+        "verify.failed" if bad else "verify.impossible", **({"category": "refuted"} if bad else {}), **fields
+    )

@@ -1,5 +1,6 @@
 """`asyncbackup verify` as its users meet it: backups in a folder, no database server, no credentials."""
 
+import gzip
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import pytest
 from asyncbackup import inventory
 from tests.e2e.conftest import PASSWORD, Fleet, Site, descendants, site_in, wait_until
 from tests.processes import empty_place, gone, processes_naming
-from tests.servers import Cli, Ran
+from tests.servers import Cli, Postgres, Ran, bindir_of
 from tests.trials import Forger
 
 as_root = pytest.mark.skipif(
@@ -106,12 +107,49 @@ def test_one_of_them_as_json(backed_up: Site) -> None:
 def test_a_filter_chooses_the_file(backed_up: Site) -> None:
     name = backed_up.files()[2].name
     ran = backed_up("verify", "-f", name, "--json")
-    assert [one["path"] for one in json.loads(ran.stdout)["backups"] if one["verdict"] == "good"] == [
-        str(backed_up.files()[2])
+    assert ran.returncode == 0, "nothing else was asked for"
+    assert [(one["path"], one["verdict"]) for one in json.loads(ran.stdout)["backups"]] == [
+        (str(backed_up.files()[2]), "good")
     ]
     missing = backed_up("verify", "-f", "no path has this in it")
     assert missing.returncode == 1
-    assert missing.stdout.count("MISSING") == 3
+    assert "nothing was verified: no backup's path holds" in missing.stderr
+
+
+def test_nothing_there_is_said_in_a_sentence(site: Site) -> None:
+    (site.folder / "backup.conf").write_text("127.0.0.1:1/*\n")
+    ran = site("verify", LOG_FORMAT="console")
+    assert ran.returncode == 1
+    assert f"nothing was verified: there are no backups in {site.backups}" in ran.stderr
+
+
+@pytest.mark.parametrize("major", [15, 18])
+def test_what_the_tool_of_old_has_dumped_loads_whatever_its_settings(
+    backed_up: Site, major: int, pg15: Postgres
+) -> None:
+    """In another time zone, whose values read otherwise; and by a pg_dump newer than its server."""
+    bindir = pg15.bindir if major == 15 else bindir_of(major)
+    if bindir is None:
+        pytest.skip(f"PostgreSQL {major} is not installed")
+    database = backed_up.fleet.databases[0]
+    database.psql("CREATE TABLE moments AS SELECT now() AS at, '\\x00ff'::bytea AS bytes")
+    try:
+        env = {**pg15.libpq, "PGOPTIONS": "-c timezone=America/Vancouver -c bytea_output=escape"}
+        dump = subprocess.run(
+            [f"{bindir}/pg_dump", database.name], env=env, capture_output=True, check=True
+        ).stdout
+    finally:
+        database.psql("DROP TABLE moments")
+    for path in backed_up.backups.rglob(f"*-{database.name}_*"):
+        path.unlink()
+    day = backed_up.files()[0].parent
+    (day / f"127.0.0.1-{database.name}_2026-01-01_01-00-00.sql.gz").write_bytes(gzip.compress(dump))
+    ran = backed_up("verify", backed_up.fleet.spec(database.name), "--json", VERIFY_LEVEL="content")
+    (one,) = results(ran).values()
+    assert (one["verdict"], one["proven"], one["error"], one["rows"]) == ("good", False, "", 1001)
+    shown = backed_up("verify", backed_up.fleet.spec(database.name), VERIFY_LEVEL="content")
+    assert "every row came back" not in shown.stdout
+    assert "without a manifest: that they load is all that is known" in shown.stdout
 
 
 def test_the_old_flags(backed_up: Site) -> None:
@@ -212,6 +250,14 @@ def test_any_user_can_verify_and_is_told_what_that_means(backed_up: Site, place:
     assert ran.returncode == 0, ran.stderr
     assert {Path(one["record"]).parent for one in results(ran).values()} == {own / "records"}
     assert events(ran, "verify.same_user") == []
+
+    # There may be newer ones in it: to call those of other days the newest would be a guess.
+    closed = backups / "2099-01-01"
+    closed.mkdir(0o700)
+    ran = run()
+    assert (ran.returncode, json.loads(ran.stdout)["unreadable"]) == (3, [str(closed)])
+    assert events(ran, "folder.unreadable")[0]["path"] == str(closed)
+    closed.rmdir()
 
     unreadable, manifest_only = sorted(backups.rglob("*.sql.gz"))[:2]
     unreadable.chmod(0o600)

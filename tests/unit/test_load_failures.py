@@ -40,6 +40,18 @@ def said(*lines: str, status: int = 3) -> AsyncbackupError:
         ),
         (3, [], LoadError),
         (3, ['psql:<stdin>:12: ERROR:  extension "x" is not available'], LackingError),
+        (
+            3,
+            ['psql:<stdin>:9: ERROR:  could not extend file "base/5/16391": No space left on device'],
+            LackingError,
+        ),
+        (
+            3,
+            [
+                'psql:<stdin>:9: ERROR:  could not extend file "base/5/1": wrote only 4096 of 8192 bytes at block 7'
+            ],
+            LackingError,
+        ),
         # The server ended while psql committed: to psql, that is a failure of the script.
         (3, ["WARNING:  terminating connection due to immediate shutdown command", *LOST], KilledDumpError),
         (3, ["psql:<stdin>:7: WARNING:  PID 1 is not a PostgreSQL backend process", *LOST], KilledDumpError),

@@ -175,3 +175,15 @@ def test_what_a_run_comes_to(found: list[State], code: Exit) -> None:
     results = tuple(verify.Result(label="", state=state) for state in found)
     report = VerifyReport(run_id="", started_at=NOW, seconds=0, level=Level.ROWS, results=results)
     assert verify.exit_code(report) is code
+
+
+async def test_where_time_is_short_roles_do_not_take_the_turn_of_what_was_verified_longer_ago(
+    volume: Volume, stage: Stage
+) -> None:
+    volume.verified(volume.put(GLOBALS, days(1)), days(2))
+    await run(volume, MAX_CONCURRENT_VERIFICATIONS="1", VERIFY_BUDGET="1.5s")
+    assert stage.turns == ["a", "b"]
+    stage.turns.clear()
+    stage.clock = 0.0
+    await run(volume, MAX_CONCURRENT_VERIFICATIONS="1")
+    assert stage.turns[0] == "@globals", "else they come first, to a server where nobody has made any"
