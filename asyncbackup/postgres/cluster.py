@@ -240,10 +240,8 @@ async def cluster(
                 if not (tcp and taken and attempt < _PORT_ATTEMPTS):
                     raise
         network = start.network
-        if network is not Network.OURS:
-            folder.namespace = folders.network_of(server.process.pid)
-            if folder.namespace == folders.network_of(os.getpid()):  # the system only pretends
-                folder.namespace, network = "", Network.OURS
+        if network is not Network.OURS and not folder.take_network(server.process.pid):
+            network = Network.OURS  # the system only pretends
         password = Secret("")
         try:
             if template:

@@ -43,6 +43,19 @@ class Folder:
     path: Path
     namespace: str = ""
     """A network namespace, as /proc names it, whose processes end with the folder; empty is none."""
+    guard: int | None = None
+    """Open as long as we may end what is in that namespace: else the kernel gives its number to another."""
+
+    def take_network(self, pid: int) -> bool:
+        """Let the processes in the network namespace of this one end with the folder, unless it is ours."""
+        with contextlib.suppress(OSError):
+            guard = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            named = f"{Path(f'/proc/self/fd/{guard}').readlink()}"
+            if named != network_of(os.getpid()):
+                self.namespace, self.guard = named, guard
+                return True
+            os.close(guard)
+        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +81,8 @@ async def folder(root: Path, account: struct_passwd | None) -> AsyncIterator[Fol
             await in_thread(None, _clear, made.path, made.namespace)
         finally:
             os.close(lock)
+            if made.guard is not None:
+                os.close(made.guard)
 
 
 def subfolder(base: Path, name: str, account: struct_passwd | None) -> Path:

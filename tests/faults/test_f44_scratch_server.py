@@ -23,6 +23,7 @@ from asyncbackup.errors import ClientError
 from asyncbackup.postgres import cluster as module
 from asyncbackup.postgres import folders
 from asyncbackup.postgres.cluster import SCRATCH, Cluster, cluster
+from asyncbackup.postgres.folders import network_of
 from tests.invariants import small_disk
 from tests.processes import alive, empty_place, gone
 from tests.servers import DEBIAN, bindir_of, running
@@ -490,6 +491,27 @@ async def test_f44_a_template_that_does_not_fit(
 def interfaces(text: str) -> set[str]:
     """Return the interfaces that /proc/net/dev lists."""
     return {line.partition(":")[0].strip() for line in text.splitlines() if ":" in line}
+
+
+async def test_f44_its_networks_number_is_ours_until_all_in_it_is_ended(
+    place: Path, bindir: Path, template: Path | None
+) -> None:
+    """The kernel gives a free number to the next one, which may be another run's server."""
+
+    def held() -> set[str]:
+        opened = {path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
+        return {f"{path}" for path in opened if f"{path}".startswith("net:[")}
+
+    before = held()
+    async with cluster(bindir, root=place, template=template, isolated=True) as it:
+        if not it.isolated:
+            pytest.skip("this system gives no network of its own")
+        own = network_of(it.pid)
+        assert held() - before == {own}
+        os.kill(it.pid, signal.SIGKILL)
+        await asyncio.sleep(0.1)
+        assert held() - before == {own}, "also when the server has ended by itself"
+    assert held() == before
 
 
 async def test_f44_an_isolated_server_has_no_network(running_one: Cluster) -> None:
