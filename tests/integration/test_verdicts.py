@@ -274,7 +274,7 @@ def test_of_the_bash_tools_backups_only_that_they_load_is_known(judged: Judged) 
     assert any("that it loads is all that is known" in note for note in result.verification.notes)
     empty = judged.found.of("of_old_empty")
     assert empty.state == "bad"
-    assert differences(empty) == [("table", "public.*", "a table", "none")]
+    assert differences(empty) == [("table", "public.* (TABLE_SCHEMA)", "a table", "none")]
     cut = judged.found.of("of_old_cut")
     assert cut.state == "bad"
     assert "the dump lacks its trailer" in cut.error or "the dump ends inside" in cut.error
@@ -284,7 +284,7 @@ def test_its_schema_is_a_setting(judged: Judged, made: tuple[Site, Path, Path]) 
     spec = judged.found.of("of_old").spec
     assert spec is not None
     found = verified(made[0].env, spec, TABLE_SCHEMA="elsewhere", VERIFY_LEVEL="rows")
-    assert differences(found.only) == [("table", "elsewhere.*", "a table", "none")]
+    assert differences(found.only) == [("table", "elsewhere.* (TABLE_SCHEMA)", "a table", "none")]
 
 
 def test_a_database_that_was_never_backed_up_is_missing(judged: Judged) -> None:
