@@ -106,8 +106,12 @@ def report_text(results: Sequence[Result], root: Path, seconds: float) -> str:
         blocks.append(f"{has} no manifest: whole, but nothing to compare with.")
     problems = [said for one in results for said in first(one.problems)]
     blocks.append(text.lines("Problems:", problems))
-    if any(one.state is State.BAD for one in results):
+    bad = [one for one in results if one.state is State.BAD and one.path is not None]
+    if any(not one.location for one in bad):
         blocks.append("Try: restore from another backup, and find out what happened to the volume.")
+    if any(one.location for one in bad):
+        again = "what is good here is stored there again by `asyncbackup upload`"
+        blocks.append(f"Try: find out what happened there; delete what is damaged, and {again}.")
     return "\n\n".join(block for block in blocks if block)
 
 

@@ -35,9 +35,10 @@ def run(session: Session, specs: tuple[DatabaseSpec, ...], *, as_json: bool) -> 
             series.setdefault(one.spec, []).append(one)
     missing = [spec for spec in specs if spec not in series]
     if missing or not series:
-        what = "; ".join(map(str, missing)) or "nothing"
+        what = f"of {'; '.join(map(str, missing))} " if missing else ""
         where = session.settings.backup_dir
-        raise NoBackupError(f"{what}: there is no backup in {where}", hint="make one: asyncbackup backup")
+        said = f"nothing was stored elsewhere: there is no backup {what}in {where}"
+        raise NoBackupError(said, hint="make one: asyncbackup backup")
 
     mask = logs.masker(session.secrets())
 
